@@ -1,0 +1,1 @@
+"""The running thing, and the tools around it."""

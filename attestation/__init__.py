@@ -1,0 +1,1 @@
+"""What a machine proves: evidence collected in the guest, verified anywhere."""

@@ -1,0 +1,41 @@
+"""The part of the exception tree that belongs to evidence.
+
+::
+
+    ChrysalisError
+    └── AttestationError
+        ├── EvidenceError         bytes that are not the evidence they claim to be: layout, length, encoding
+        ├── CollateralError       collateral is missing, stale or cannot be fetched
+        ├── CertificateError      an RA-TLS certificate is malformed or cannot be made
+        ├── HandshakeError        proof of work, TLS or the router's frames failed
+        ├── CollectionError       this machine cannot produce evidence
+        └── RefusedError          well-formed evidence that a policy refuses; carries the verdict
+"""
+
+from __future__ import annotations
+
+from measurements.errors import ChrysalisError
+
+
+class AttestationError(ChrysalisError):
+    """Root of the errors of evidence, its verification and the handshakes that carry it."""
+
+
+class EvidenceError(AttestationError):
+    """Bytes that are not the evidence they claim to be."""
+
+
+class CollateralError(AttestationError):
+    """Collateral is missing, stale or cannot be fetched."""
+
+
+class CertificateError(AttestationError):
+    """An RA-TLS certificate is malformed or cannot be made."""
+
+
+class HandshakeError(AttestationError):
+    """Proof of work, TLS or one of the router's frames failed."""
+
+
+class CollectionError(AttestationError):
+    """This machine cannot produce evidence."""
