@@ -1,0 +1,1 @@
+"""Configuration: three types by what they may decide, loaded from one TOML file a program."""

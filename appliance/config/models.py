@@ -1,0 +1,218 @@
+"""The three types of configuration (design, section 2): measured, owner, host; and one file model a program.
+
+``MeasuredConfig`` decides what a release is and is part of its identity (:meth:`MeasuredConfig.digest`);
+``OwnerConfig`` is bound into fresh evidence; ``HostConfig`` can cost availability only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cbor2
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+AddressText = Annotated[str, StringConstraints(pattern=r"^(-?\d{1,3}:[0-9a-fA-F]{64}|[A-Za-z0-9_+/-]{48})$")]
+HostPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):\d{1,5}$")]
+Base64 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=65536)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,200}@[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}$")]
+MAX_TIMEOUT_S = 3600.0
+
+
+class Model(BaseModel):
+    """Base of all configuration models: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class BlockRef(Model):
+    """A block's identity. Hashes are lower-case hex."""
+
+    workchain: int = -1
+    shard: int = -(2**63)
+    seqno: Annotated[int, Field(ge=0, lt=2**32)]
+    root_hash: Hex32
+    file_hash: Hex32
+
+
+class NetworkConfig(Model):
+    """Which chain and which root contract: the trust point of everything that is read from the chain."""
+
+    global_id: int
+    zerostate: BlockRef
+    key_block: BlockRef
+    root_contract: AddressText
+    is_test: bool = False
+    testnet: bool = False
+    root_max_age_s: Annotated[float, Field(gt=0)] = 7200.0
+
+
+class TrustConfig(Model):
+    """What peers have to prove.
+
+    ``fake_tdx`` and ``any`` are for development only: ``development`` must be set, and a release refuses it.
+    ``simulated_roots`` are DER certificates in base64; a verdict that rests on one gives no assurance.
+    """
+
+    policy: Literal["tdx", "simulated", "fake_tdx", "any"]
+    development: bool = False
+    simulated_roots: tuple[Base64, ...] = ()
+    check_images: bool = True
+    check_models: bool = True
+    tcb_grace_days: Annotated[int, Field(ge=0, le=90)] = 0
+
+    @model_validator(mode="after")
+    def _development_only(self) -> TrustConfig:
+        if self.policy != "tdx" and not self.development:
+            msg = f"policy {self.policy!r} proves nothing to a stranger and needs development = true"
+            raise ValueError(msg)
+        if (self.policy == "simulated") != bool(self.simulated_roots):
+            msg = "simulated_roots belong to policy 'simulated', and that policy needs at least one"
+            raise ValueError(msg)
+        return self
+
+
+class EngineConfig(Model):
+    """The engine and what it may do. Token and request numbers are per engine; times are seconds."""
+
+    kind: Literal["sglang", "openai"] = "sglang"
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    context_length: Annotated[int, Field(ge=64)] = 2048
+    max_total_tokens: Annotated[int, Field(ge=64)] = 16384
+    max_active_requests: Annotated[int, Field(ge=1, le=10_000)] = 60
+    tensor_parallel: Annotated[int, Field(ge=1, le=16)] = 1
+    data_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    reasoning_parser: str | None = None
+    tool_call_parser: str | None = None
+    self_check_prompt: str = "What is the capital of France? Answer in one sentence."
+    self_check_pattern: str = r"."
+
+
+class MeasuredConfig(Model):
+    """What makes one release for one network and model the same everywhere. Model and engine are a worker's only."""
+
+    network: NetworkConfig
+    trust: TrustConfig
+    model: ModelName | None = None
+    engine: EngineConfig | None = None
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical CBOR (RFC 8949, section 4.2) of all values, defaults included: 32 bytes."""
+        return hashlib.sha256(cbor2.dumps(self.model_dump(mode="json"), canonical=True)).digest()
+
+    @property
+    def base_model(self) -> str:
+        """The model's name before ``@``, which requests carry."""
+        return (self.model or "").partition("@")[0]
+
+
+class OwnerConfig(Model):
+    """Who is paid, and at what price. ``coefficient`` in thousandths; amounts in nanotons.
+
+    ``gas_key_file`` holds a 32-byte seed in base64 (mode 0600) of the node wallet; without it payouts go to the relay.
+    """
+
+    address: AddressText
+    coefficient: Annotated[int, Field(ge=0, lt=10**9)] = 1000
+    gas_key_file: Path | None = None
+    payout_min_nanotons: Annotated[int, Field(ge=0)] = 1_000_000_000
+    payout_max_fee_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+
+
+class LiteserverConfig(Model):
+    """One liteserver: address and its Ed25519 key (base64). Several give fail-over; none is trusted."""
+
+    address: HostPort
+    key: Base64
+
+
+class HostConfig(Model):
+    """What every program's host decides: places and addresses. ``status`` serves health, metrics and the stages."""
+
+    state_dir: Path
+    liteservers: Annotated[tuple[LiteserverConfig, ...], Field(min_length=1)]
+    status: HostPort | None = None
+    router: HostPort | None = None
+    quote_source: str | None = None
+    collateral: str | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class WorkerHost(HostConfig):
+    """A worker's host settings. ``gateways`` replaces the registry's list (development); ``engine_url`` an own engine."""
+
+    gateways: tuple[HostPort, ...] = ()
+    gateway_connections: Annotated[int, Field(ge=1, le=64)] = 1
+    model_dir: Path | None = None
+    engine_url: str | None = None
+    engine_key_file: Path | None = None
+    relay: Path | None = None
+    pow_max_difficulty: Annotated[int, Field(ge=0, le=40)] = 28
+
+
+class GatewayHost(HostConfig):
+    """A gateway's host settings. Behind a router the two listeners are plain and expect its attestation frame."""
+
+    listen_workers: HostPort
+    listen_clients: HostPort
+    key_file: Path
+    wallet_key_file: Path
+    pow_difficulty: Annotated[int, Field(ge=0, le=40)] = 20
+    behind_router: bool = False
+    max_stake_nanotons: Annotated[int, Field(ge=0)] = 100_000_000_000
+    queue_limit: Annotated[int, Field(ge=0)] = 256
+    client_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    request_timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] = 120.0
+    commit_interval_s: Annotated[float, Field(gt=0)] = 45.0
+    payout_min_nanotons: Annotated[int, Field(ge=0)] = 10_000_000_000
+
+
+class ClientHost(HostConfig):
+    """A client's host settings. ``listen`` serves the OpenAI-style API; ``api_key_file`` holds its bearer key."""
+
+    listen: HostPort = "127.0.0.1:10000"
+    api_key_file: Path
+    wallet_key_file: Path
+    gateways: tuple[HostPort, ...] = ()
+    secret_file: Path
+    max_coefficient: Annotated[int, Field(ge=0, lt=10**9)] = 4000
+    budget_nanotons: Annotated[int, Field(ge=0)] | None = None
+    top_up_nanotons: Annotated[int, Field(ge=0)] = 1_000_000_000
+    default_max_tokens: Annotated[int, Field(ge=1)] = 1000
+    request_timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] = 120.0
+    pow_max_difficulty: Annotated[int, Field(ge=0, le=40)] = 28
+    allowed_origins: tuple[str, ...] = ()
+
+
+class WorkerConfig(Model):
+    """A worker's file."""
+
+    measured: MeasuredConfig
+    owner: OwnerConfig
+    host: WorkerHost
+
+    @model_validator(mode="after")
+    def _complete(self) -> WorkerConfig:
+        if self.measured.model is None or self.measured.engine is None:
+            msg = "a worker's [measured] needs model and [measured.engine]"
+            raise ValueError(msg)
+        return self
+
+
+class GatewayConfig(Model):
+    """A gateway's file."""
+
+    measured: MeasuredConfig
+    owner: OwnerConfig
+    host: GatewayHost
+
+
+class ClientConfig(Model):
+    """A client's file."""
+
+    measured: MeasuredConfig
+    owner: OwnerConfig
+    host: ClientHost
