@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 # Names, states, numbers and addresses of the operator's own machines. Nothing of a request, an answer or a client.
 ALLOWED_KEYS = frozenset({
-    "address", "amount", "attempt", "balance", "block", "boundary", "bytes", "check", "code", "coefficient", "contract",
-    "count", "data_dir", "delay_s", "detail", "disabled", "duration_s", "engine", "error", "event", "exit_code",
-    "expected", "extensions", "gateway", "height", "hint", "image", "kind", "level", "lines", "limit", "listen", "model",
-    "name", "network", "path", "peer", "pid", "port", "price", "process", "program", "protocol", "reason", "room", "root",
-    "running", "seen", "sequence", "seqno", "server", "signal", "stage", "state", "status", "step", "timestamp", "tokens",
-    "url", "version", "warning", "worker",
+    "address", "amount", "attempt", "balance", "block", "boundary", "bytes", "check", "code", "coefficient",
+    "contract", "count", "data_dir", "delay_s", "detail", "disabled", "duration_s", "engine", "error", "event",
+    "exit_code", "expected", "extensions", "gateway", "height", "hint", "image", "kind", "level", "limit", "lines",
+    "listen", "model", "name", "network", "path", "peer", "pid", "port", "price", "process", "program", "protocol",
+    "reason", "room", "root", "running", "seen", "seqno", "sequence", "server", "signal", "stage", "state",
+    "status", "step", "timestamp", "tokens", "url", "version", "warning", "worker",
 })  # fmt: skip
 MAX_VALUE_CHARS = 300
 

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import cbor2
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AddressText = Annotated[str, StringConstraints(pattern=r"^(-?\d{1,3}:[0-9a-fA-F]{64}|[A-Za-z0-9_+/-]{48})$")]
@@ -142,7 +144,7 @@ class HostConfig(Model):
 
 
 class WorkerHost(HostConfig):
-    """A worker's host settings. ``gateways`` replaces the registry's list (development); ``engine_url`` an own engine."""
+    """A worker's host settings. ``gateways`` replaces the registry's list; ``engine_url`` an own engine."""
 
     gateways: tuple[HostPort, ...] = ()
     gateway_connections: Annotated[int, Field(ge=1, le=64)] = 1

@@ -1,0 +1,15 @@
+"""Options that many commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The program's TOML file.", dir_okay=False)]
+StateOption = Annotated[
+    Path,
+    typer.Option("--lab", help="Directory of a lab chain (its network.json), as `chrysalis lab chain` makes it."),
+]
