@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.addresses import Address
 
@@ -72,7 +72,8 @@ class Message:
 class Transaction:
     """One transaction, bound to the account state by its hash chain. Amounts in nanotons, times in Unix seconds.
 
-    ``exit_code`` is None where the compute phase was skipped.
+    ``exit_code`` is None where the compute phase was skipped; ``action_code`` is None where there was no action phase.
+    ``total_fees`` holds storage, gas and action fees; a sent message costs its ``forward_fee`` besides its value.
     """
 
     account: Address
@@ -86,6 +87,7 @@ class Transaction:
     total_fees: int
     exit_code: int | None
     aborted: bool
+    action_code: int | None = None
 
 
 class ChainReader(Protocol):

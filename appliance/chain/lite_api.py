@@ -1,0 +1,269 @@
+"""The liteserver's language: queries as bytes, answers as values.
+
+In: plain values, or bytes of an answer (hostile: every length is checked and every byte must be consumed). Out: bytes,
+or values that are not proven yet. Only what this package asks is here. Layout: TON's ``lite_api.tl``; constructor
+numbers are CRC-32 of its lines. pytoniq's own codec is not used: it drops ``string`` fields when writing, and when
+reading it guesses nested objects inside ``bytes``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.chain.errors import ChainTooOldError, LayoutError, LiteserverError
+from appliance.chain.proofs.links import BackwardLink, ForwardLink
+from appliance.chain.proofs.parts import MASTER_SHARD, MASTERCHAIN
+from appliance.chain.proofs.validators import BlockSignatures
+from appliance.chain.types import BlockId
+
+if TYPE_CHECKING:
+    from appliance.chain.addresses import Address
+
+_QUERY = 0x798C06DF
+_ERROR = 0xBBA9E148
+_WAIT = 0xBAEAB892
+_GET_MASTERCHAIN_INFO, _MASTERCHAIN_INFO = 0x89B5E62E, 0x85832881
+_GET_BLOCK_PROOF, _PARTIAL_BLOCK_PROOF = 0x8AEA9C44, 0x8ED0D2C1
+_LINK_BACK, _LINK_FORWARD = 0xEF7E1BEF, 0x520FCE1C
+_SIGNATURES_ORDINARY, _SIGNATURES_SIMPLEX = 0xF644A6E6, 0xAC249800
+_GET_BLOCK_HEADER, _BLOCK_HEADER = 0x21EC069E, 0x752D8219
+_GET_ACCOUNT_STATE, _ACCOUNT_STATE = 0x6B890E25, 0x7079C751
+_GET_TRANSACTIONS, _TRANSACTION_LIST = 0x1C40E7A1, 0x6F26C60B
+_SEND_MESSAGE, _SEND_STATUS = 0x690AD482, 0x3950E597
+_TRUE, _FALSE = 0x997275B5, 0xBC799737
+_MAX_LINKS = 256
+_MAX_SIGNATURES = 1 << 12
+_MAX_TRANSACTIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class MasterchainInfo:
+    """What a server says its newest block and its zerostate are."""
+
+    last: BlockId
+    zerostate: BlockId
+
+
+@dataclass(frozen=True, slots=True)
+class PartialBlockProof:
+    """Links from ``source`` towards ``target``; not ``complete`` when more have to be asked for."""
+
+    complete: bool
+    source: BlockId
+    target: BlockId
+    links: tuple[ForwardLink | BackwardLink, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAnswer:
+    """An account's state with its proofs, as bags of cells."""
+
+    block: BlockId
+    shard_block: BlockId
+    shard_proof: bytes
+    proof: bytes
+    state: bytes
+
+
+def query(method: bytes, *, wait_for: int | None = None, wait_ms: int = 0) -> bytes:
+    """``liteServer.query`` around a method, which the server holds back until it has masterchain block ``wait_for``."""
+    prefix = b"" if wait_for is None else _uint(_WAIT) + _uint(wait_for) + _uint(wait_ms)
+    return _uint(_QUERY) + _bytes(prefix + method)
+
+
+def get_masterchain_info() -> bytes:
+    """Ask for the newest block."""
+    return _uint(_GET_MASTERCHAIN_INFO)
+
+
+def get_block_proof(known: BlockId, target: BlockId) -> bytes:
+    """Ask for links from ``known`` to ``target``."""
+    return _uint(_GET_BLOCK_PROOF) + _uint(1) + _block_id(known) + _block_id(target)
+
+
+def get_block_header(block: BlockId) -> bytes:
+    """Ask for a header's proof."""
+    return _uint(_GET_BLOCK_HEADER) + _block_id(block) + _uint(0)
+
+
+def get_account_state(block: BlockId, address: Address) -> bytes:
+    """Ask for an account as of a masterchain block."""
+    return _uint(_GET_ACCOUNT_STATE) + _block_id(block) + _account(address)
+
+
+def get_transactions(address: Address, lt: int, transaction_hash: bytes, count: int) -> bytes:
+    """Ask for at most ``count`` transactions, newest first, starting with the one named."""
+    return _uint(_GET_TRANSACTIONS) + _uint(count) + _account(address) + lt.to_bytes(8, "little") + transaction_hash
+
+
+def send_message(boc: bytes) -> bytes:
+    """Hand over an external message."""
+    return _uint(_SEND_MESSAGE) + _bytes(boc)
+
+
+def read_masterchain_info(answer: bytes) -> MasterchainInfo:
+    """Answer of :func:`get_masterchain_info`."""
+    reader = _open(answer, _MASTERCHAIN_INFO, "masterchainInfo")
+    last = reader.block_id()
+    reader.take(32)  # state root hash: read from the proven header instead
+    workchain = reader.int()
+    zerostate = BlockId(workchain, MASTER_SHARD, 0, reader.take(32), reader.take(32))
+    reader.end()
+    return MasterchainInfo(last, zerostate)
+
+
+def read_block_proof(answer: bytes) -> PartialBlockProof:
+    """Answer of :func:`get_block_proof`."""
+    reader = _open(answer, _PARTIAL_BLOCK_PROOF, "partialBlockProof")
+    complete, source, target = reader.flag(), reader.block_id(), reader.block_id()
+    links = tuple(_read_link(reader) for _ in range(reader.count(_MAX_LINKS)))
+    reader.end()
+    return PartialBlockProof(complete, source, target, links)
+
+
+def read_block_header(answer: bytes) -> tuple[BlockId, bytes]:
+    """Answer of :func:`get_block_header`: the block and the bag with the proof."""
+    reader = _open(answer, _BLOCK_HEADER, "blockHeader")
+    block = reader.block_id()
+    reader.uint()  # mode
+    proof = reader.bytes()
+    reader.end()
+    return block, proof
+
+
+def read_account_state(answer: bytes) -> AccountAnswer:
+    """Answer of :func:`get_account_state`."""
+    reader = _open(answer, _ACCOUNT_STATE, "accountState")
+    parts = AccountAnswer(reader.block_id(), reader.block_id(), reader.bytes(), reader.bytes(), reader.bytes())
+    reader.end()
+    return parts
+
+
+def read_transactions(answer: bytes) -> bytes:
+    """Answer of :func:`get_transactions`: the bag; which blocks hold them is not needed."""
+    reader = _open(answer, _TRANSACTION_LIST, "transactionList")
+    for _ in range(reader.count(_MAX_TRANSACTIONS)):
+        reader.block_id()
+    bag = reader.bytes()
+    reader.end()
+    return bag
+
+
+def read_send_status(answer: bytes) -> int:
+    """Answer of :func:`send_message`."""
+    reader = _open(answer, _SEND_STATUS, "sendMsgStatus")
+    status = reader.int()
+    reader.end()
+    return status
+
+
+def _read_link(reader: _Reader) -> ForwardLink | BackwardLink:
+    tag = reader.uint()
+    if tag not in {_LINK_BACK, _LINK_FORWARD}:
+        raise ChainTooOldError("liteServer.BlockLink", tag, f"0x{_LINK_BACK:x} and 0x{_LINK_FORWARD:x}")
+    to_key, source, target = reader.flag(), reader.block_id(), reader.block_id()
+    if tag == _LINK_BACK:
+        return BackwardLink(source, target, to_key, reader.bytes(), reader.bytes(), reader.bytes())
+    return ForwardLink(source, target, to_key, reader.bytes(), reader.bytes(), _read_signatures(reader))
+
+
+def _read_signatures(reader: _Reader) -> BlockSignatures:
+    tag = reader.uint()
+    if tag not in {_SIGNATURES_ORDINARY, _SIGNATURES_SIMPLEX}:
+        known = f"0x{_SIGNATURES_ORDINARY:x} and 0x{_SIGNATURES_SIMPLEX:x}"
+        raise ChainTooOldError("liteServer.SignatureSet", tag, known)
+    reader.take(8)  # set hash and catchain number (in an order that differs): the proven header has both
+    signatures = tuple((reader.take(32), reader.bytes()) for _ in range(reader.count(_MAX_SIGNATURES)))
+    if tag == _SIGNATURES_ORDINARY:
+        return BlockSignatures(signatures)
+    return BlockSignatures(signatures, session=reader.take(32), slot=reader.int(), candidate=reader.bytes())
+
+
+def _open(answer: bytes, expected: int, name: str) -> _Reader:
+    reader = _Reader(answer)
+    tag = reader.uint()
+    if tag == _ERROR:
+        code, text = reader.int(), reader.bytes()
+        raise LiteserverError(code, text[:500].decode(errors="replace"))
+    if tag != expected:
+        raise LayoutError(f"a liteserver's answer starts with 0x{tag:08x}, expected liteServer.{name} 0x{expected:08x}")
+    return reader
+
+
+def _uint(value: int) -> bytes:
+    return value.to_bytes(4, "little")
+
+
+def _bytes(value: bytes) -> bytes:
+    length = len(value)
+    head = bytes([length]) if length < 254 else b"\xfe" + length.to_bytes(3, "little")
+    return head + value + bytes(-(len(head) + length) % 4)
+
+
+def _block_id(block: BlockId) -> bytes:
+    head = block.workchain.to_bytes(4, "little", signed=True) + block.shard.to_bytes(8, "little", signed=True)
+    return head + _uint(block.seqno) + block.root_hash + block.file_hash
+
+
+def _account(address: Address) -> bytes:
+    return address.workchain.to_bytes(4, "little", signed=True) + address.hash
+
+
+class _Reader:
+    """A cursor over TL bytes that never runs over the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+
+    def take(self, count: int) -> bytes:
+        end = self._position + count
+        if end > len(self._data):
+            raise LayoutError(f"a liteserver's answer ends at byte {len(self._data)}, expected at least {end}")
+        piece = self._data[self._position : end]
+        self._position = end
+        return piece
+
+    def uint(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+    def int(self) -> int:
+        return int.from_bytes(self.take(4), "little", signed=True)
+
+    def flag(self) -> bool:
+        value = self.uint()
+        if value not in {_TRUE, _FALSE}:
+            raise LayoutError(f"a liteserver's answer has Bool 0x{value:08x}")
+        return value == _TRUE
+
+    def bytes(self) -> bytes:
+        length, head = self.take(1)[0], 1
+        if length == 255:
+            raise LayoutError("a liteserver's answer has a byte string of an unknown form (255)")
+        if length == 254:
+            length, head = int.from_bytes(self.take(3), "little"), 4
+        value = self.take(length)
+        self.take(-(head + length) % 4)
+        return value
+
+    def count(self, limit: int) -> int:
+        value = self.uint()
+        if value > limit:
+            raise LayoutError(f"a liteserver's answer lists {value} items, expected at most {limit}")
+        return value
+
+    def block_id(self) -> BlockId:
+        workchain = self.int()
+        shard = int.from_bytes(self.take(8), "little", signed=True)
+        return BlockId(workchain, shard, self.uint(), self.take(32), self.take(32))
+
+    def end(self) -> None:
+        left = len(self._data) - self._position
+        if left:
+            raise LayoutError(f"a liteserver's answer has {left} bytes after its end, expected none")
+
+
+def is_masterchain(block: BlockId) -> bool:
+    """Whether an identity names a masterchain block."""
+    return (block.workchain, block.shard) == (MASTERCHAIN, MASTER_SHARD)
