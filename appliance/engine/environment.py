@@ -1,0 +1,238 @@
+"""The engine's own Python environment, built once from the locked files and then used offline.
+
+Comes in: the three locked files of :mod:`appliance.engine.lockfile` and what ``pip`` offers on this machine. Goes out:
+``<home>/engine-<digest>/`` with a Python in which SGLang runs. Nothing here imports SGLang or torch.
+
+torch is taken as its CPU build where pip offers one (192 MB), else as the full build with its CUDA libraries (2.5 GB).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import re
+import shutil
+import sys
+import tempfile
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from appliance.config.home import home
+from appliance.engine import lockfile
+from appliance.engine.building import exclusive, read_marker, staged
+from appliance.engine.errors import DiskFullError, EnvironmentBuildError, HashMismatchError, NetworkError
+from appliance.engine.progress import Progress, ProgressCallback, ignore_progress
+from appliance.engine.tool import ToolResult, run_tool
+
+_PYTHONS: Final = ((3, 11), (3, 12), (3, 13))  # SGLang 0.5.19 has wheels for these
+_INSTALLED_PER_FETCHED = 3.5  # measured: 615 MB of wheels become 2.1 GB
+_NO_NETWORK = re.compile(
+    r"NewConnectionError|ConnectTimeout|ReadTimeout|name resolution|Network is unreachable|ConnectionError"
+    r"|Connection (refused|reset|aborted)|SSLError|ProxyError|Read timed out"
+)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Locks:
+    """The locked files of one engine: all packages, torch's CPU build alone, what its full build needs besides."""
+
+    engine: lockfile.LockFile
+    cpu_torch: lockfile.LockFile
+    cuda_deps: lockfile.LockFile
+
+    @classmethod
+    def packaged(cls) -> Locks:
+        """The files this release was tested with."""
+        names = ("engine-cpu.txt", "engine-cpu-torch.txt", "engine-cpu-cuda-deps.txt")
+        return cls(*map(lockfile.packaged, names))
+
+    @property
+    def digest(self) -> str:
+        """What the environment's directory is named by."""
+        return lockfile.digest(
+            self.engine, self.cpu_torch, self.cuda_deps, python=f"{sys.implementation.cache_tag}-{sys.platform}"
+        )
+
+    def size(self, *, cpu: bool) -> int:
+        """Bytes to fetch with torch's CPU build, or with the full one."""
+        without_torch = self.engine.size - self.engine["torch"].size
+        if cpu:
+            return without_torch + self.cpu_torch.size
+        return self.engine.size + self.cuda_deps.size
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A finished environment.
+
+    Attributes:
+        directory: Where it is.
+        torch: The version of torch in it; ``+cpu`` at its end means the CPU build.
+        sglang: The version of SGLang in it.
+    """
+
+    directory: Path
+    torch: str
+    sglang: str
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.directory / "bin" / "python"
+
+
+def find_environment(root: Path | None = None, locks: Locks | None = None) -> Environment | None:
+    """The finished environment of these locks, or None; touches nothing and needs no network."""
+    directory = _directory(root, locks or Locks.packaged())
+    marker = read_marker(directory)
+    if marker is None or not (directory / "bin" / "python").exists():
+        return None
+    return Environment(directory, str(marker.get("torch")), str(marker.get("sglang")))
+
+
+async def ensure_environment(
+    progress: ProgressCallback = ignore_progress,
+    *,
+    root: Path | None = None,
+    locks: Locks | None = None,
+) -> Environment:
+    """Give the environment, building it first when it is not there (about a gigabyte to fetch, once).
+
+    Args:
+        progress: Told of each package and step.
+        root: The cache directory; the project's own by default.
+        locks: The locked files; those of this release by default.
+
+    Raises:
+        DiskFullError: Less is free than the environment takes.
+        NetworkError: A package could not be fetched.
+        HashMismatchError: A package offered is not the locked one.
+        EnvironmentBuildError: Anything else; the tool's own words are in the message.
+    """
+    locks = locks or Locks.packaged()
+    if found := find_environment(root, locks):
+        return found
+    final = _directory(root, locks)
+    waiting = Progress("wait for another process that builds the engine", 0, 0, "steps")
+    async with exclusive(final, on_wait=lambda: progress(waiting)):
+        if found := find_environment(root, locks):
+            return found
+        await _build(final, locks, progress)
+    if found := find_environment(root, locks):
+        return found
+    raise EnvironmentBuildError(f"{final} was built but has no marker that can be read")
+
+
+async def _build(final: Path, locks: Locks, progress: ProgressCallback) -> None:
+    if sys.version_info[:2] not in _PYTHONS:
+        raise EnvironmentBuildError(
+            f"the engine has wheels for Python 3.11 to 3.13, this is {sys.version_info[0]}.{sys.version_info[1]}",
+            hint="run this command with one of those",
+        )
+    _require_space(final.parent, locks.size(cpu=True))
+    versions: dict[str, Any] = {}
+    async with staged(final, lambda _: {"lock": locks.digest, **versions}) as staging:
+        progress(Progress("make the environment", 0, 1, "steps"))
+        own_pip = importlib.util.find_spec("pip") is not None
+        await asyncio.to_thread(venv.create, staging, symlinks=True, with_pip=not own_pip)
+        python = staging / "bin" / "python"
+        pip = [sys.executable, "-m", "pip", "--python", python] if own_pip else [python, "-m", "pip"]
+        installer = _Installer([*map(str, pip)], progress)
+        cpu = await installer.offers(locks.cpu_torch)
+        progress(Progress("torch", 0, locks.size(cpu=cpu), "bytes", "CPU build" if cpu else "full build with CUDA"))
+        _log.info("engine_environment_build", torch="cpu" if cpu else "full", bytes=locks.size(cpu=cpu))
+        if cpu:
+            await installer.install(locks.cpu_torch)
+        else:
+            _require_space(final.parent, locks.size(cpu=False))
+            await installer.install(locks.cuda_deps)
+        await installer.install(locks.engine)
+        progress(Progress("check", 0, 1, "steps"))
+        versions |= await _versions(python)
+        progress(Progress("check", 1, 1, "steps"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Installer:
+    """pip for one environment, with its output turned into progress and its failures into our errors."""
+
+    pip: list[str]
+    progress: ProgressCallback
+
+    async def offers(self, lock: lockfile.LockFile) -> bool:
+        """Whether pip can get exactly this file's one package from where it looks on this machine."""
+        self.progress(Progress("look for a CPU build of torch", 0, 1, "steps"))
+        with tempfile.TemporaryDirectory() as scratch:
+            arguments = ["download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", scratch]
+            result = await run_tool([*self.pip, *arguments, "--no-input", "--requirement", str(lock.path)])
+        if result.status and _NO_NETWORK.search(result.text):
+            raise self._error(lock, result)
+        return result.status == 0
+
+    async def install(self, lock: lockfile.LockFile) -> None:
+        """Install one locked file: wheels only, every hash checked, no dependency that it does not name."""
+        sizes = {requirement.name: requirement.size for requirement in lock.requirements}
+        done = 0
+
+        def watch(line: str) -> None:
+            nonlocal done
+            if line.startswith("Collecting "):
+                name = re.split(r"[=<>! ]", line.removeprefix("Collecting "), maxsplit=1)[0]
+                self.progress(Progress("fetch packages", done, lock.size, "bytes", name))
+                done += sizes.get(name.lower().replace("_", "-"), 0)
+            elif line.startswith("Installing collected"):
+                count = len(lock.requirements)
+                self.progress(Progress("install packages", 0, count, "packages"))
+
+        arguments = ["install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"]
+        arguments += ["--no-input", "--progress-bar", "off", "--requirement", str(lock.path)]
+        result = await run_tool([*self.pip, *arguments], on_line=watch)
+        if result.status:
+            raise self._error(lock, result)
+        count = len(lock.requirements)
+        self.progress(Progress("install packages", count, count, "packages"))
+
+    def _error(self, lock: lockfile.LockFile, result: ToolResult) -> EnvironmentBuildError:
+        said = next((line for line in reversed(result.tail) if line.startswith("ERROR:")), result.text[-500:])
+        what = f"installing {lock.path.name} failed: {said.removeprefix('ERROR: ').strip()}"
+        if "No space left on device" in result.text:
+            return DiskFullError(what, hint="free some gigabytes or move the cache with CHRYSALIS_HOME")
+        if "DO NOT MATCH THE HASHES" in result.text:
+            mismatch = [line.strip() for line in result.tail if "Expected sha256" in line or "Got  " in line]
+            return HashMismatchError(
+                f"installing {lock.path.name}: a package is not the locked one: {'; '.join(mismatch)[:500]}",
+                hint="do not use it: ask whoever runs the package index or mirror",
+            )
+        if _NO_NETWORK.search(result.text):
+            return NetworkError(what, hint="connect to a package index, or point pip at a mirror or at --find-links")
+        return EnvironmentBuildError(what, hint="pip said so; its configuration decides where it looks")
+
+
+async def _versions(python: Path) -> dict[str, str]:
+    code = "import torch, importlib.metadata as m; print('versions', torch.__version__, m.version('sglang'))"
+    result = await run_tool([python, "-I", "-c", code])
+    for line in result.tail:
+        if line.startswith("versions ") and result.status == 0:
+            _, torch, sglang = line.split()
+            return {"torch": torch, "sglang": sglang}
+    raise EnvironmentBuildError(f"the new environment cannot import torch: {result.text[-500:]}")
+
+
+def _require_space(directory: Path, fetched: int) -> None:
+    needed = int(fetched * _INSTALLED_PER_FETCHED)
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise DiskFullError(
+            f"{directory} has {free / 1e9:.1f} GB free, the engine needs about {needed / 1e9:.1f} GB",
+            hint="free some or move the cache with CHRYSALIS_HOME",
+        )
+
+
+def _directory(root: Path | None, locks: Locks) -> Path:
+    return (root or home()) / f"engine-{locks.digest}"
