@@ -109,7 +109,9 @@ def _no_constant(name: str) -> None:
 
 
 def parse_body(payload: bytes) -> JsonObject:
-    """Read strict JSON: UTF-8, one object, no NaN or infinities, bounded in size and depth. Of equal keys the last wins.
+    """Read strict JSON: UTF-8, one object, no NaN or infinities, bounded in size and depth.
+
+    Of equal keys the last wins, as in the reference.
 
     Raises:
         RequestError: Says which of these it is not.
