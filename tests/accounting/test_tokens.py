@@ -6,12 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from appliance.wire.messages import TokensUsed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.accounting.tokens import Multipliers, Usage, adjust, adjusted, reservation
 from appliance.errors import RequestError
+from appliance.wire.messages import TokensUsed
 
 if TYPE_CHECKING:
     from pathlib import Path
