@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from appliance.chain.errors import ChainTooOldError, LayoutError, LiteserverError
 from appliance.chain.proofs.links import BackwardLink, ForwardLink
-from appliance.chain.proofs.parts import MASTER_SHARD, MASTERCHAIN
+from appliance.chain.proofs.parts import MASTER_SHARD
 from appliance.chain.proofs.validators import BlockSignatures
 from appliance.chain.types import BlockId
 
@@ -29,6 +29,7 @@ _LINK_BACK, _LINK_FORWARD = 0xEF7E1BEF, 0x520FCE1C
 _SIGNATURES_ORDINARY, _SIGNATURES_SIMPLEX = 0xF644A6E6, 0xAC249800
 _GET_BLOCK_HEADER, _BLOCK_HEADER = 0x21EC069E, 0x752D8219
 _GET_ACCOUNT_STATE, _ACCOUNT_STATE = 0x6B890E25, 0x7079C751
+_GET_CONFIG_ALL, _CONFIG_INFO = 0x911B26B7, 0xAE7B272F
 _GET_TRANSACTIONS, _TRANSACTION_LIST = 0x1C40E7A1, 0x6F26C60B
 _SEND_MESSAGE, _SEND_STATUS = 0x690AD482, 0x3950E597
 _TRUE, _FALSE = 0x997275B5, 0xBC799737
@@ -97,6 +98,11 @@ def get_transactions(address: Address, lt: int, transaction_hash: bytes, count: 
     return _uint(_GET_TRANSACTIONS) + _uint(count) + _account(address) + lt.to_bytes(8, "little") + transaction_hash
 
 
+def get_config(block: BlockId) -> bytes:
+    """Ask for the configuration in a masterchain block's state."""
+    return _uint(_GET_CONFIG_ALL) + _uint(0) + _block_id(block)
+
+
 def send_message(boc: bytes) -> bytes:
     """Hand over an external message."""
     return _uint(_SEND_MESSAGE) + _bytes(boc)
@@ -107,7 +113,7 @@ def read_masterchain_info(answer: bytes) -> MasterchainInfo:
     reader = _open(answer, _MASTERCHAIN_INFO, "masterchainInfo")
     last = reader.block_id()
     reader.take(32)  # state root hash: read from the proven header instead
-    workchain = reader.int()
+    workchain = reader.sint()
     zerostate = BlockId(workchain, MASTER_SHARD, 0, reader.take(32), reader.take(32))
     reader.end()
     return MasterchainInfo(last, zerostate)
@@ -127,7 +133,7 @@ def read_block_header(answer: bytes) -> tuple[BlockId, bytes]:
     reader = _open(answer, _BLOCK_HEADER, "blockHeader")
     block = reader.block_id()
     reader.uint()  # mode
-    proof = reader.bytes()
+    proof = reader.blob()
     reader.end()
     return block, proof
 
@@ -135,7 +141,7 @@ def read_block_header(answer: bytes) -> tuple[BlockId, bytes]:
 def read_account_state(answer: bytes) -> AccountAnswer:
     """Answer of :func:`get_account_state`."""
     reader = _open(answer, _ACCOUNT_STATE, "accountState")
-    parts = AccountAnswer(reader.block_id(), reader.block_id(), reader.bytes(), reader.bytes(), reader.bytes())
+    parts = AccountAnswer(reader.block_id(), reader.block_id(), reader.blob(), reader.blob(), reader.blob())
     reader.end()
     return parts
 
@@ -145,15 +151,24 @@ def read_transactions(answer: bytes) -> bytes:
     reader = _open(answer, _TRANSACTION_LIST, "transactionList")
     for _ in range(reader.count(_MAX_TRANSACTIONS)):
         reader.block_id()
-    bag = reader.bytes()
+    bag = reader.blob()
     reader.end()
     return bag
+
+
+def read_config(answer: bytes) -> tuple[BlockId, bytes, bytes]:
+    """Answer of :func:`get_config`: the block, the bags with the proofs of its header and of its state."""
+    reader = _open(answer, _CONFIG_INFO, "configInfo")
+    reader.uint()  # mode
+    parts = reader.block_id(), reader.blob(), reader.blob()
+    reader.end()
+    return parts
 
 
 def read_send_status(answer: bytes) -> int:
     """Answer of :func:`send_message`."""
     reader = _open(answer, _SEND_STATUS, "sendMsgStatus")
-    status = reader.int()
+    status = reader.sint()
     reader.end()
     return status
 
@@ -164,8 +179,8 @@ def _read_link(reader: _Reader) -> ForwardLink | BackwardLink:
         raise ChainTooOldError("liteServer.BlockLink", tag, f"0x{_LINK_BACK:x} and 0x{_LINK_FORWARD:x}")
     to_key, source, target = reader.flag(), reader.block_id(), reader.block_id()
     if tag == _LINK_BACK:
-        return BackwardLink(source, target, to_key, reader.bytes(), reader.bytes(), reader.bytes())
-    return ForwardLink(source, target, to_key, reader.bytes(), reader.bytes(), _read_signatures(reader))
+        return BackwardLink(source, target, to_key, reader.blob(), reader.blob(), reader.blob())
+    return ForwardLink(source, target, to_key, reader.blob(), reader.blob(), _read_signatures(reader))
 
 
 def _read_signatures(reader: _Reader) -> BlockSignatures:
@@ -174,17 +189,17 @@ def _read_signatures(reader: _Reader) -> BlockSignatures:
         known = f"0x{_SIGNATURES_ORDINARY:x} and 0x{_SIGNATURES_SIMPLEX:x}"
         raise ChainTooOldError("liteServer.SignatureSet", tag, known)
     reader.take(8)  # set hash and catchain number (in an order that differs): the proven header has both
-    signatures = tuple((reader.take(32), reader.bytes()) for _ in range(reader.count(_MAX_SIGNATURES)))
+    signatures = tuple((reader.take(32), reader.blob()) for _ in range(reader.count(_MAX_SIGNATURES)))
     if tag == _SIGNATURES_ORDINARY:
         return BlockSignatures(signatures)
-    return BlockSignatures(signatures, session=reader.take(32), slot=reader.int(), candidate=reader.bytes())
+    return BlockSignatures(signatures, session=reader.take(32), slot=reader.sint(), candidate=reader.blob())
 
 
 def _open(answer: bytes, expected: int, name: str) -> _Reader:
     reader = _Reader(answer)
     tag = reader.uint()
     if tag == _ERROR:
-        code, text = reader.int(), reader.bytes()
+        code, text = reader.sint(), reader.blob()
         raise LiteserverError(code, text[:500].decode(errors="replace"))
     if tag != expected:
         raise LayoutError(f"a liteserver's answer starts with 0x{tag:08x}, expected liteServer.{name} 0x{expected:08x}")
@@ -228,7 +243,7 @@ class _Reader:
     def uint(self) -> int:
         return int.from_bytes(self.take(4), "little")
 
-    def int(self) -> int:
+    def sint(self) -> int:
         return int.from_bytes(self.take(4), "little", signed=True)
 
     def flag(self) -> bool:
@@ -237,7 +252,7 @@ class _Reader:
             raise LayoutError(f"a liteserver's answer has Bool 0x{value:08x}")
         return value == _TRUE
 
-    def bytes(self) -> bytes:
+    def blob(self) -> bytes:
         length, head = self.take(1)[0], 1
         if length == 255:
             raise LayoutError("a liteserver's answer has a byte string of an unknown form (255)")
@@ -254,7 +269,7 @@ class _Reader:
         return value
 
     def block_id(self) -> BlockId:
-        workchain = self.int()
+        workchain = self.sint()
         shard = int.from_bytes(self.take(8), "little", signed=True)
         return BlockId(workchain, shard, self.uint(), self.take(32), self.take(32))
 
@@ -262,8 +277,3 @@ class _Reader:
         left = len(self._data) - self._position
         if left:
             raise LayoutError(f"a liteserver's answer has {left} bytes after its end, expected none")
-
-
-def is_masterchain(block: BlockId) -> bool:
-    """Whether an identity names a masterchain block."""
-    return (block.workchain, block.shard) == (MASTERCHAIN, MASTER_SHARD)

@@ -126,7 +126,7 @@ class _Session:
 
     @classmethod
     async def connect(cls, server: LiteserverAddress) -> _Session:
-        # The schemas of pytoniq's own codec are not needed, but its constructor wants some: the smallest file's worth.
+        # trust_level 2 is pytoniq's word for no checks at all: only its handshake and ciphers are used.
         cipher = LiteClient(server.host, server.port, base64.b64encode(server.public_key).decode(), trust_level=2)
         reader, writer = await asyncio.open_connection(server.host, server.port, limit=_READ_BUFFER)
         session = cls(cipher, server, reader, writer)

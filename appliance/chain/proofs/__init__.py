@@ -7,7 +7,7 @@ zerostate or key block → :func:`verify_links` → masterchain block → :func:
 
 from appliance.chain.proofs.header import BlockHeader, parse_header, prove_header
 from appliance.chain.proofs.links import BackwardLink, ForwardLink, ProvenBlock, verify_links
-from appliance.chain.proofs.state import ProvenAccount, verify_account, verify_shard
+from appliance.chain.proofs.state import ProvenAccount, verify_account, verify_config, verify_shard
 from appliance.chain.proofs.transactions import parse_message, parse_transaction, verify_transactions
 from appliance.chain.proofs.validators import (
     BlockSignatures,
@@ -37,6 +37,7 @@ __all__ = [
     "set_hash",
     "simplex_message",
     "verify_account",
+    "verify_config",
     "verify_links",
     "verify_shard",
     "verify_transactions",

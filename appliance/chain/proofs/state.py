@@ -15,7 +15,7 @@ from appliance.chain.boc import decode_boc
 from appliance.chain.cells import Reader
 from appliance.chain.errors import ChainTooOldError, ProofError
 from appliance.chain.proofs.dictionary import lookup
-from appliance.chain.proofs.header import check_tag, parse_header
+from appliance.chain.proofs.header import check_tag, parse_header, prove_header
 from appliance.chain.proofs.merkle import (
     MAX_PROOF_BYTES,
     MAX_PROOF_CELLS,
@@ -91,6 +91,21 @@ def parse_masterchain_state(root: Cell, what: str) -> MasterchainState:
         # Pruned in proofs that do not need it; previous blocks are read only by backward links.
         previous = None if rest.is_exotic else _read_previous_blocks(Reader(rest, "masterchain state info"))
     return MasterchainState(seqno, utime, shards, config, previous)
+
+
+def verify_config(master: BlockId, header_proof: bytes, state_proof: bytes, parameter: int) -> Cell | None:
+    """One configuration parameter's cell as of ``master`` (proven), or None where its absence is proven.
+
+    Raises:
+        ProofError: The proofs are not for ``master``, or prune the parameter.
+    """
+    what = f"configuration at block {master.seqno}"
+    header, _ = prove_header(header_proof, master, what)
+    root = virtual_root(parse_roots(state_proof, 1, what)[0], what, expected=header.state_hash)
+    state = parse_masterchain_state(root, what)
+    with proving(what):
+        leaf = lookup(state.config, parameter & 0xFFFFFFFF, 32, "configuration")
+        return None if leaf is None else leaf.ref()
 
 
 def verify_shard(proof: bytes, master: BlockId, shard_block: BlockId) -> None:
