@@ -69,7 +69,6 @@ def resolve(requirements: Path, excludes: list[Path], constraints: Path | None, 
 
 def environment_without_find_links() -> dict[str, str]:
     """This process's environment, less what would let uv see wheels that only this machine has."""
-
     return {key: value for key, value in os.environ.items() if key not in {"UV_FIND_LINKS", "PIP_FIND_LINKS"}}
 
 

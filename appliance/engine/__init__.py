@@ -1,0 +1,1 @@
+"""The model server: its environment, its models, its supervisor, and what may reach it."""

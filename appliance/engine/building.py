@@ -11,10 +11,12 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
 MARKER = "chrysalis.json"
 _POLL_S = 0.5

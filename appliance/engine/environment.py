@@ -16,8 +16,7 @@ import sys
 import tempfile
 import venv
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -27,6 +26,9 @@ from appliance.engine.building import exclusive, read_marker, staged
 from appliance.engine.errors import DiskFullError, EnvironmentBuildError, HashMismatchError, NetworkError
 from appliance.engine.progress import Progress, ProgressCallback, ignore_progress
 from appliance.engine.tool import ToolResult, run_tool
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _PYTHONS: Final = ((3, 11), (3, 12), (3, 13))  # SGLang 0.5.19 has wheels for these
 _INSTALLED_PER_FETCHED = 3.5  # measured: 615 MB of wheels become 2.1 GB

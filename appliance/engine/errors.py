@@ -13,6 +13,7 @@
         ├── EngineStartError          the engine ended or did not get ready
         ├── SelfCheckError            the engine answers, but not sanely
         ├── EngineUnavailableError    no request can be sent now
+        ├── EngineTimeoutError       the engine did not answer in time
         └── RouteRefusedError         a path that is not on the allow-list
 """
 
@@ -63,3 +64,7 @@ class EngineUnavailableError(EngineError):
 
 class RouteRefusedError(EngineError):
     """A method and path that are not on the allow-list of what may reach the engine."""
+
+
+class EngineTimeoutError(EngineError):
+    """The engine did not answer, or did not finish, within the time that its request had."""
