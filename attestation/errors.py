@@ -14,7 +14,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from measurements.errors import ChrysalisError
+
+if TYPE_CHECKING:
+    from attestation.verdict import Verdict
 
 
 class AttestationError(ChrysalisError):
@@ -39,3 +44,25 @@ class HandshakeError(AttestationError):
 
 class CollectionError(AttestationError):
     """This machine cannot produce evidence."""
+
+
+class RefusedError(AttestationError):
+    """Well-formed evidence that a policy refuses.
+
+    Args:
+        verdict: Every check with what was seen; the message names the first that failed, with its hint.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        failed = verdict.failed
+        if failed:
+            first = failed[0]
+            more = f", and {len(failed) - 1} more failed" if len(failed) > 1 else ""
+            message = (
+                f"policy {verdict.policy!r} refuses: {first.name} is {first.seen}, expected {first.expected}{more}"
+            )
+            hint = first.hint
+        else:
+            message, hint = f"policy {verdict.policy!r} refuses", ""
+        super().__init__(message, hint=hint)
+        self.verdict = verdict

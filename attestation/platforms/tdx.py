@@ -1,0 +1,86 @@
+"""A real TDX guest: quotes through the kernel's configfs interface (Documentation/ABI/testing/configfs-tsm)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from pathlib import Path
+
+from attestation.errors import CollectionError
+from attestation.platforms.base import check_report_data
+from attestation.tdx import MAX_QUOTE
+
+REPORTS = Path("/sys/kernel/config/tsm/report")
+_POLL_S = 0.05
+
+
+class ConfigfsTdx:
+    """Asks the TDX module and the host's quoting enclave by way of the kernel.
+
+    Args:
+        reports: The configfs directory.
+        timeout: Seconds for one quote; the kernel answers ``EBUSY`` while another is being made.
+    """
+
+    name = "tdx"
+
+    def __init__(self, reports: Path = REPORTS, *, timeout: float = 30.0) -> None:
+        self._reports = reports
+        self._timeout = timeout
+        self._one_at_a_time = asyncio.Lock()
+
+    async def collect(self, report_data: bytes) -> bytes:
+        """Make a quote; the kernel makes one at a time, and so does this.
+
+        Raises:
+            CollectionError: No such interface, another provider, or no quote within the time limit.
+        """
+        check_report_data(report_data)
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._collect, report_data)
+
+    def _collect(self, report_data: bytes) -> bytes:
+        entry = self._reports / f"chrysalis-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            entry.mkdir()
+        except OSError as error:
+            raise CollectionError(
+                f"{self._reports} takes no request: {error.strerror}",
+                hint="a TDX guest with kernel 6.7 or newer and configfs mounted has it",
+            ) from None
+        try:
+            provider = (entry / "provider").read_text().strip()
+            if provider != "tdx_guest":
+                raise CollectionError(f"quotes come from provider {provider!r}, expected 'tdx_guest'")
+            return self._exchange(entry, report_data)
+        except OSError as error:
+            raise CollectionError(
+                f"no quote: {error.strerror}", hint="the host's quote generation service may be down"
+            ) from None
+        finally:
+            entry.rmdir()
+
+    def _exchange(self, entry: Path, report_data: bytes) -> bytes:
+        """Write the request and read the quote; ``generation`` says whether it answers this request."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                (entry / "inblob").write_bytes(report_data)
+                quote = (entry / "outblob").read_bytes()
+                generation = int((entry / "generation").read_text())
+            except OSError as error:
+                if not isinstance(error, BlockingIOError | InterruptedError) and error.errno != 16:  # EBUSY
+                    raise
+            else:
+                if generation != 1 or not 0 < len(quote) <= MAX_QUOTE:
+                    raise CollectionError(
+                        f"configfs gave {len(quote)} bytes in generation {generation}, expected 1 to {MAX_QUOTE} in 1"
+                    )
+                return quote
+            if time.monotonic() > deadline:
+                raise CollectionError(
+                    f"no quote within {self._timeout:.0f} s", hint="the platform may not be registered"
+                )
+            time.sleep(_POLL_S)

@@ -1,0 +1,132 @@
+"""What a verification says: every check with its input and its result, and the sum of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from attestation.errors import RefusedError
+
+if TYPE_CHECKING:
+    from attestation.claims import WorkloadStatement
+    from attestation.tdx import TdReport
+
+Assurance = Literal["hardware", "none"]
+NO_ATTESTATION = bytes(32)
+"""The image hash that stands for "no attestation" (protocol specification, section 5.7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What was looked at, in a few words.
+        passed: Whether it is as it has to be.
+        seen: The value found, as text.
+        expected: The value demanded, as text.
+        hint: What to do when it failed; empty when it passed or when the values say it.
+    """
+
+    name: str
+    passed: bool
+    seen: str
+    expected: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        line = f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.seen}"
+        if self.passed:
+            return line
+        return f"{line}; expected {self.expected}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The result of appraising evidence under a policy.
+
+    Attributes:
+        accepted: Whether every check passed.
+        assurance: ``hardware`` only when the quote verified against the CPU vendor's root.
+        policy: The policy's name.
+        image_hash: 32 bytes that identify what was booted; zeros without attestation.
+        public_key: The peer's raw Ed25519 key the evidence speaks for (32 bytes), or ``None``.
+        checks: All checks in the order they were made, failed ones too.
+        expires_at: Unix time after which this verdict is void (collateral, grace, certificate).
+        statement: The workload statement, when fresh evidence carried one.
+        machine: An identifier of the machine (PPID for TDX), empty when unknown.
+        report: The TD report behind the image hash, when there is one.
+        root_key_id: SHA-384 of the root's public key, empty when no root was involved.
+    """
+
+    accepted: bool
+    assurance: Assurance
+    policy: str
+    image_hash: bytes
+    public_key: bytes | None
+    checks: tuple[Check, ...]
+    expires_at: float
+    statement: WorkloadStatement | None = None
+    machine: bytes = b""
+    report: TdReport | None = None
+    root_key_id: bytes = b""
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def require(self) -> Verdict:
+        """Return this verdict if it accepts.
+
+        Raises:
+            RefusedError: With this verdict, if it does not.
+        """
+        if not self.accepted:
+            raise RefusedError(self)
+        return self
+
+    def explain(self) -> list[str]:
+        """Lines for a person: assurance first, then the outcome, then every check."""
+        lines = [] if self.assurance == "hardware" else ["no assurance: this rests on no hardware root of trust"]
+        lines.append(f"{'accepted' if self.accepted else 'REFUSED'} by policy {self.policy!r}")
+        lines.append(f"image {self.image_hash.hex() if self.image_hash != NO_ATTESTATION else 'not attested'}")
+        if self.public_key is not None:
+            lines.append(f"key {self.public_key.hex()}")
+        lines.append(f"valid until {_moment(self.expires_at)}")
+        lines.extend(str(check) for check in self.checks)
+        return lines
+
+    def to_json(self) -> str:
+        """The verdict as a JSON object; bytes are lower-case hex, times are Unix seconds."""
+        return json.dumps(
+            {
+                "accepted": self.accepted,
+                "assurance": self.assurance,
+                "policy": self.policy,
+                "image_hash": self.image_hash.hex(),
+                "public_key": self.public_key.hex() if self.public_key is not None else None,
+                "machine": self.machine.hex(),
+                "expires_at": self.expires_at,
+                "statement": self.statement.to_dict() if self.statement is not None else None,
+                "checks": [
+                    {
+                        "name": check.name,
+                        "passed": check.passed,
+                        "seen": check.seen,
+                        "expected": check.expected,
+                        "hint": check.hint,
+                    }
+                    for check in self.checks
+                ],
+            }
+        )
+
+
+def _moment(unix: float) -> str:
+    try:
+        return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError):
+        return "the end of time"

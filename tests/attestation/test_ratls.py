@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from attest_support import Lab, Recorder
+from OpenSSL import SSL
+
+from attestation import policy
+from attestation.errors import HandshakeError, RefusedError
+from attestation.platforms import FakeTdx
+from attestation.ratls import Identity, RatlsDialer, RatlsListener, open_pool
+from attestation.verifier import Verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Served:
+    """A listener on loopback and the protocols it made."""
+
+    def __init__(self) -> None:
+        self.protocols: list[Recorder] = []
+        self._arrived = asyncio.Event()
+
+    async def first(self) -> Recorder:
+        await self._arrived.wait()
+        return self.protocols[0]
+
+    def factory(self) -> Recorder:
+        protocol = Recorder(echo=True)
+        self.protocols.append(protocol)
+        self._arrived.set()
+        return protocol
+
+    async def start(self, listener: RatlsListener) -> int:
+        self.server = await listener.serve(self.factory, "127.0.0.1", 0)
+        return int(self.server.sockets[0].getsockname()[1])
+
+
+async def _pair(lab: Lab, *, difficulty: int = 4) -> tuple[Served, int, RatlsDialer]:
+    served = Served()
+    port = await served.start(RatlsListener(await lab.identity(), lab.verifier, difficulty))
+    return served, port, RatlsDialer(await lab.identity(), lab.verifier)
+
+
+async def test_both_sides_know_a_verified_peer_and_data_flows(lab: Lab) -> None:
+    served, port, dialer = await _pair(lab)
+    transport, protocol = await dialer.connect(Recorder, "127.0.0.1", port)
+    assert isinstance(protocol, Recorder)
+    transport.write(b"hello ")
+    transport.writelines([b"wor", bytearray(b"ld")])
+    assert await protocol.wait_for(11) == b"hello world"
+    mine, theirs = transport.get_extra_info("peer"), served.protocols[0].transport.get_extra_info("peer")
+    assert mine.verdict.accepted
+    assert mine.verdict.explain()[0].startswith("no assurance")
+    assert mine.image_hash == theirs.image_hash != bytes(32)
+    assert mine.public_key != theirs.public_key
+    assert transport.get_extra_info("cipher") in {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"}
+    transport.close()
+    await served.protocols[0].lost.wait()
+    await protocol.lost.wait()
+    served.server.close()
+
+
+async def test_a_large_transfer_pauses_the_writer_and_arrives_whole(lab: Lab) -> None:
+    served, port, dialer = await _pair(lab)
+    transport, protocol = await dialer.connect(Recorder, "127.0.0.1", port)
+    assert isinstance(protocol, Recorder)
+    await asyncio.sleep(0)
+    far = await served.first()
+    await far.made.wait()
+    far.echo = False
+    far.transport.pause_reading()
+    data = bytes(range(256)) * 32768
+    transport.write(data)
+    transport.write(b"end")
+    await asyncio.sleep(0)
+    assert protocol.paused == 1
+    assert transport.get_write_buffer_size() > 0
+    far.transport.resume_reading()
+    assert await far.wait_for(len(data) + 3) == data + b"end"
+    await protocol.until_resumed.wait()
+    transport.close()
+    await protocol.lost.wait()
+    served.server.close()
+
+
+async def test_closing_sends_what_was_written(lab: Lab) -> None:
+    served, port, dialer = await _pair(lab)
+    transport, protocol = await dialer.connect(Recorder, "127.0.0.1", port)
+    assert isinstance(protocol, Recorder)
+    transport.write(b"last words")
+    transport.close()
+    transport.write(b"too late")
+    await protocol.lost.wait()
+    await (await served.first()).lost.wait()
+    assert served.protocols[0].received == b"last words"
+    served.server.close()
+
+
+async def test_a_peer_without_evidence_never_reaches_the_application(lab: Lab) -> None:
+    served, port, _ = await _pair(lab)
+    bare = await Identity.create(None)
+    _, protocol = await RatlsDialer(bare, lab.verifier).connect(Recorder, "127.0.0.1", port)
+    assert isinstance(protocol, Recorder)
+    protocol.transport.write(b"let me in")
+    await protocol.lost.wait()
+    assert not served.protocols
+    served.server.close()
+
+
+async def test_a_server_without_evidence_is_refused_before_a_byte_is_sent(lab: Lab) -> None:
+    served = Served()
+    accept_all = Verifier(policy.for_name("any"))
+    port = await served.start(RatlsListener(await Identity.create(None), accept_all, 0))
+    made: list[Recorder] = []
+
+    def factory() -> Recorder:
+        made.append(Recorder())
+        return made[-1]
+
+    with pytest.raises(RefusedError, match="quote is none") as caught:
+        await RatlsDialer(await lab.identity(), lab.verifier).connect(factory, "127.0.0.1", port)
+    assert caught.value.verdict.failed
+    assert not made
+    transport, _ = await RatlsDialer(await lab.identity(), accept_all).connect(factory, "127.0.0.1", port)  # control
+    transport.abort()
+    served.server.close()
+
+
+async def test_fake_tdx_peers_meet(lab: Lab) -> None:
+    served = Served()
+    fake = Verifier(policy.for_name("fake_tdx"))
+    port = await served.start(RatlsListener(await Identity.create(FakeTdx()), fake, 0))
+    transport, _ = await RatlsDialer(await Identity.create(FakeTdx()), fake).connect(Recorder, "127.0.0.1", port)
+    peer = transport.get_extra_info("peer")
+    assert peer.image_hash.hex() == "5c55c8f4db4010ba9203d83536d0609856af8c847ac039e37e7dde8fbd574b61"
+    assert peer.verdict.assurance == "none"
+    transport.abort()
+    with pytest.raises(RefusedError):
+        await RatlsDialer(await lab.identity(), lab.verifier).connect(Recorder, "127.0.0.1", port)
+    served.server.close()
+
+
+@pytest.mark.parametrize(
+    ("label", "alter"),
+    [
+        (
+            "tls 1.2",
+            lambda context: (context.set_min_proto_version(0), context.set_max_proto_version(SSL.TLS1_2_VERSION)),
+        ),
+        ("another suite", lambda context: context.set_tls13_ciphersuites(b"TLS_CHACHA20_POLY1305_SHA256")),
+    ],
+)
+async def test_only_the_protocols_tls_is_spoken(lab: Lab, label: str, alter: Callable[[SSL.Context], object]) -> None:
+    served, port, dialer = await _pair(lab)
+    other = await lab.identity()
+    alter(other.context)
+    with pytest.raises(HandshakeError, match=r"TLS|closed"):
+        await RatlsDialer(other, lab.verifier).connect(Recorder, "127.0.0.1", port)
+    transport, _ = await dialer.connect(Recorder, "127.0.0.1", port)  # control
+    transport.abort()
+    served.server.close()
+
+
+async def test_too_hard_a_challenge_and_a_slow_peer_end_the_attempt(lab: Lab) -> None:
+    served, port, _ = await _pair(lab, difficulty=40)
+    identity = await lab.identity()
+    with pytest.raises(HandshakeError, match="difficulty 40"):
+        await RatlsDialer(identity, lab.verifier).connect(Recorder, "127.0.0.1", port)
+    with pytest.raises(HandshakeError, match=r"within 0\.05 s"):
+        await RatlsDialer(identity, lab.verifier, 50, timeout=0.05).connect(Recorder, "127.0.0.1", port)
+    served.server.close()
+
+
+async def test_work_is_done_in_a_pool(lab: Lab) -> None:
+    served, port, _ = await _pair(lab, difficulty=14)
+    with open_pool() as pool:
+        dialer = RatlsDialer(await lab.identity(), lab.verifier, 20, pool)
+        transport, _ = await dialer.connect(Recorder, "127.0.0.1", port)
+        transport.abort()
+    served.server.close()
+
+
+async def test_a_listener_bounds_handshakes(lab: Lab) -> None:
+    served = Served()
+    port = await served.start(RatlsListener(await lab.identity(), lab.verifier, 0, max_handshakes=1, timeout=0.3))
+    _, hanging = await asyncio.open_connection("127.0.0.1", port)
+    await asyncio.sleep(0.05)
+    dialer = RatlsDialer(await lab.identity(), lab.verifier)
+    with pytest.raises(HandshakeError, match="closed"):
+        await dialer.connect(Recorder, "127.0.0.1", port)
+    await asyncio.sleep(0.4)
+    transport, _ = await dialer.connect(Recorder, "127.0.0.1", port)
+    transport.abort()
+    hanging.close()
+    served.server.close()
+
+
+async def test_refresh_keeps_the_key_and_replaces_the_certificate(lab: Lab) -> None:
+    identity = await lab.identity()
+    before, key = identity.certificate, identity.public_key
+    await identity.refresh(bundle_digest=b"\x07" * 32)
+    assert identity.certificate != before
+    assert identity.public_key == key
+    verdict = await lab.verifier.verify_certificate(identity.certificate)
+    assert verdict.accepted
