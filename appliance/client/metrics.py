@@ -25,12 +25,8 @@ class ClientMetrics:
         self._registry = registry = CollectorRegistry()
         self._running = Gauge("chrysalis_client_running_requests", "Requests in flight.", registry=registry)
         self._answers = Counter("chrysalis_client_answers", "Answers received whole.", registry=registry)
-        self._failures = Counter(
-            "chrysalis_client_failures", "Requests that failed, by kind.", ["error"], registry=registry
-        )
-        self._tokens = Counter(
-            "chrysalis_client_adjusted_tokens", "Adjusted tokens of answers.", ["kind"], registry=registry
-        )
+        self._failures = Counter("chrysalis_client_failures", "Failed, by kind.", ["error"], registry=registry)
+        self._tokens = Counter("chrysalis_client_adjusted_tokens", "Of answers.", ["kind"], registry=registry)
         self._cost = Counter("chrysalis_client_cost_nanotons", "What answers cost.", registry=registry)
 
     @contextmanager

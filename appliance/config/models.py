@@ -140,6 +140,7 @@ class HostConfig(Model):
     router: HostPort | None = None
     quote_source: str | None = None
     collateral: str | None = None
+    registry_poll_s: Annotated[float, Field(gt=0, le=3600)] = 45.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -179,6 +180,7 @@ class ClientHost(HostConfig):
     api_key_file: Path
     wallet_key_file: Path
     gateways: tuple[HostPort, ...] = ()
+    gateway_connections: Annotated[int, Field(ge=1, le=64)] = 1
     secret_file: Path
     max_coefficient: Annotated[int, Field(ge=0, lt=10**9)] = 4000
     budget_nanotons: Annotated[int, Field(ge=0)] | None = None

@@ -100,8 +100,8 @@ class StubEngine:
             await _event(response, base | {"choices": [{"index": 0, "finish_reason": None, **part}]})
             sent += 1
         self._count(prompt, asked)
-        part = {"delta": {}} if chat else {"text": ""}
-        await _event(response, base | {"choices": [{"index": 0, "finish_reason": "length", **part}]})
+        last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        await _event(response, base | {"choices": [{"index": 0, "finish_reason": "length", **last}]})
         if (body.get("stream_options") or {}).get("include_usage"):
             await _event(response, base | {"choices": [], "usage": usage})
         await response.write(b"data: [DONE]\n\n")

@@ -1,0 +1,90 @@
+"""From configuration to parts: what worker, gateway and client put together in the same way.
+
+Cores take plain values; this is where values of the configuration become a chain client, a verifier, an identity, a
+dialer. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.chain.addresses import Address
+from appliance.chain.client import ChainClient, TrustPoint
+from appliance.chain.registry import Registry
+from appliance.chain.transport import LiteserverAddress
+from appliance.chain.types import BlockId
+from appliance.errors import ConfigError
+from attestation.collateral import CachedCollateral, CollateralSource, FileCollateral, PccsCollateral
+from attestation.policy import for_name
+from attestation.ratls import RatlsDialer, RouterDialer
+from attestation.verifier import Verifier
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from appliance.config import BlockRef, HostConfig, NetworkConfig, TrustConfig
+    from appliance.wire.transport import Dialer
+    from attestation.ratls import Identity
+
+MAX_PORT = 65535
+POLL_SPREAD = 1 / 3
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port`` as a pair; raises ``ConfigError`` for an impossible port."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > MAX_PORT:
+        raise ConfigError(f"{text!r} is not host:port", hint=f"ports go from 0 to {MAX_PORT}")
+    return host.strip("[]"), int(port)
+
+
+def block_id(ref: BlockRef) -> BlockId:
+    """A configured block as the chain's value."""
+    return BlockId(ref.workchain, ref.shard, ref.seqno, bytes.fromhex(ref.root_hash), bytes.fromhex(ref.file_hash))
+
+
+def open_chain(network: NetworkConfig, host: HostConfig) -> ChainClient:
+    """A client of the configured chain; the caller closes it."""
+    servers = [
+        LiteserverAddress(*host_port(server.address), base64.b64decode(server.key)) for server in host.liteservers
+    ]
+    return ChainClient(TrustPoint(block_id(network.zerostate), block_id(network.key_block)), servers)
+
+
+def open_registry(network: NetworkConfig, host: HostConfig, chain: ChainClient) -> Registry:
+    """The root contract's view; the caller starts and closes it."""
+    spread = host.registry_poll_s * POLL_SPREAD
+    return Registry(
+        chain,
+        Address.parse(network.root_contract),
+        network.root_max_age_s,
+        refresh_interval=(host.registry_poll_s - spread, host.registry_poll_s + spread),
+        is_test=network.is_test,
+    )
+
+
+def collateral_source(host: HostConfig) -> CollateralSource | None:
+    """Where collateral comes from: a file, a directory, or a caching service's address; None for stapled only."""
+    if host.collateral is None:
+        return None
+    if host.collateral.startswith(("http://", "https://")):
+        return CachedCollateral(PccsCollateral(host.collateral))
+    return FileCollateral(Path(host.collateral))
+
+
+def open_verifier(trust: TrustConfig, host: HostConfig) -> Verifier:
+    """The verifier with the configured policy."""
+    roots = tuple(base64.b64decode(root) for root in trust.simulated_roots)
+    policy = for_name(trust.policy, simulated_roots=roots, tcb_grace_days=trust.tcb_grace_days)
+    return Verifier(policy, collateral_source(host))
+
+
+def open_dialer(
+    host: HostConfig, identity: Identity, verifier: Verifier, *, max_difficulty: int, pool: Executor | None
+) -> Dialer:
+    """Straight to the peer, or through the router that stands beside this program."""
+    if host.router is not None:
+        return RouterDialer(*host_port(host.router))
+    return RatlsDialer(identity, verifier, max_difficulty, pool)
