@@ -21,13 +21,13 @@ from appliance.lab.chain.layout import BASECHAIN, MASTERCHAIN, Block
 from appliance.lab.chain.lite_api import block_id_value
 from appliance.lab.chain.messages import read_transaction
 from appliance.lab.chain.proofs import cell_hashes, merkle_proof
-from appliance.lab.chain.store import TransactionRow
 
 if TYPE_CHECKING:
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.addresses import Address
     from appliance.lab.chain.archive import View
+    from appliance.lab.chain.store import TransactionRow
 
 MAX_TRANSACTIONS = 16
 MAX_BLOCK_TRANSACTIONS = 256

@@ -80,10 +80,7 @@ class LinkAnswers(Answers):
                 "proof": encode_boc(header_proof(start)),
                 "state_proof": encode_boc(earlier_block_proof(view, end.id.seqno)),
             }
-        if start.id.seqno:
-            proof = key_block_proof(start)
-        else:
-            proof = config_proof(self.net.archive.view(0))
+        proof = key_block_proof(start) if start.id.seqno else config_proof(self.net.archive.view(0))
         return {
             "@type": "liteServer.blockLinkForward",
             "to_key_block": end.is_key,

@@ -31,7 +31,7 @@ from appliance.lab.chain.messages import read_account
 from appliance.lab.chain.states import ShardTop, master_state, shard_state, shard_top
 
 if TYPE_CHECKING:
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.types import BlockId
     from appliance.lab.chain.store import BlockRow, ChainStore
@@ -173,8 +173,8 @@ class Archive:
 
 def config_root(key_block: Block) -> Cell:
     """The configuration dictionary inside a key block (the last reference of ``McBlockExtra``)."""
-    custom: Cell = key_block.root.refs[3].refs[3]
-    return custom.refs[-1]
+    root: Cell = key_block.root.refs[3].refs[3].refs[-1]
+    return root
 
 
 def _cell(boc: bytes) -> Cell:

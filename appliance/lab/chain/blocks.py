@@ -29,7 +29,7 @@ from appliance.lab.chain.layout import (
 )
 
 if TYPE_CHECKING:
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.lab.chain.collation import Collation, Execution
     from appliance.lab.chain.ledger import Ledger
@@ -135,7 +135,7 @@ def inbound_value(execution: Execution) -> int:
 
 
 def master_extra(ledger: Ledger, top: ShardTop, seed: bytes, creator: bytes) -> Extra:
-    """The content of a masterchain block: no transactions, the shard's top block and its fees, at a key block the config."""
+    """The content of a masterchain block: the shard's top block and its fees; a key block's configuration."""
     writer = top.hashes.write(Writer("masterchain block").uint(_MASTERCHAIN_EXTRA, 16).flag(ledger.is_key))
     _shard_fees(ledger.fees.collected).write(writer)
     writer.ref(Writer("signatures").uint(0, 3).end())

@@ -24,7 +24,7 @@ from appliance.lab.chain.messages import Message, TransactionHead, empty_shard_a
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.lab.chain.dictionaries import Dictionary
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytoniq_core.crypto.crc import crc32c
 
@@ -21,7 +20,8 @@ from appliance.chain.cells import Reader, Writer
 from appliance.lab.chain.dictionaries import Dictionary, plain_dictionary
 
 if TYPE_CHECKING:
-    from pytoniq_core import Cell
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.types import BlockId
 
@@ -83,7 +83,7 @@ class ChainConfig:
         whole = Reader(Writer("configuration").maybe_ref(root).end(), "configuration")
         config = cls(plain_dictionary(32))
         for number, param in sorted(whole.dictionary(32, _reference).items()):
-            config = config.with_param(number, param)
+            config = config.with_param(number, cast("Cell", param))
         return config
 
     def with_param(self, number: int, param: Cell) -> ChainConfig:

@@ -1,7 +1,8 @@
-"""Message descriptors of a block and the outbound queue: ``MsgEnvelope``, ``InMsgDescr``, ``OutMsgDescr``, ``EnqueuedMsg``.
+"""Message descriptors of a block and entries of the outbound queue.
 
 In: what a block executed and sent. Out: the dictionaries of its ``BlockExtra`` and the queue's entries. Layout:
-``block.tlb``. Simplified: every hop is inside the one shard, so routes are the whole destination and nothing transits.
+``block.tlb`` (``MsgEnvelope``, ``InMsgDescr``, ``OutMsgDescr``, ``EnqueuedMsg``). Simplified: every hop is inside the
+one shard, so routes are the whole destination and nothing transits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from appliance.lab.chain.messages import Message, read_message
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.lab.chain.collation import Execution, Export
 

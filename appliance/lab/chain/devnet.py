@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.addresses import Address
     from appliance.lab.chain.machine import Machine

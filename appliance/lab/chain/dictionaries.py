@@ -7,6 +7,7 @@ returns a new dictionary that shares everything else with the old one, so every 
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -17,7 +18,7 @@ from appliance.chain.cells import Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
 E = TypeVar("E")
 
@@ -94,9 +95,9 @@ class Dictionary(Generic[E]):
             elif node.left is not None and node.right is not None:
                 stack += [(prefix + "1", node.right), (prefix + "0", node.left)]
 
-    def path(self, key: int) -> set[bytes]:
+    def path(self, key: int) -> builtins.set[bytes]:
         """Hashes of the cells from the root to the leaf, or to the fork or leaf that proves the key's absence."""
-        bits, node, hashes = self._bits(key), self._root, set[bytes]()
+        bits, node, hashes = self._bits(key), self._root, builtins.set[bytes]()
         while node is not None:
             hashes.add(self._cell(node).hash)
             if node.value is not None or not bits.startswith(node.label):

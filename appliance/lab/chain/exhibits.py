@@ -16,7 +16,7 @@ from appliance.lab.chain.proofs import cell_hashes, merkle_proof
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.addresses import Address
     from appliance.lab.chain.archive import View

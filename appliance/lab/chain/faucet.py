@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytoniq.contract.wallets.wallet import WALLET_V3_R2_CODE
 
@@ -22,7 +21,8 @@ from appliance.lab.chain.messages import Message, external_message, read_account
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytoniq_core import Cell
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from pytoniq_core.boc.cell import Cell
 
 SUPPLY = 5_000_000_000 * 10**9
 """Nanotons at genesis; fits a signed 64-bit number."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.chain.cells import Writer
-from appliance.chain.types import BlockId
 
 if TYPE_CHECKING:
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
+
+    from appliance.chain.types import BlockId
 
 MASTERCHAIN = -1
 BASECHAIN = 0

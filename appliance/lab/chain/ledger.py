@@ -14,7 +14,7 @@ from appliance.lab.chain.dictionaries import Augmentation, Dictionary
 from appliance.lab.chain.layout import Block, write_block_reference, write_currency
 
 if TYPE_CHECKING:
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.lab.chain.config import ChainConfig, Validator
 

@@ -159,7 +159,7 @@ class LiteServer:
             return self._error(LiteErrorCode.PROTOCOL_VIOLATION, error.message)
         except LabChainError as error:
             return self._error(LiteErrorCode.PLAIN, error.message)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a client gets an error, whatever happened
             _log.exception("liteserver failed")
             return self._error(LiteErrorCode.ERROR, "internal error")
 

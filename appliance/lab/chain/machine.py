@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytoniq_core import VmStack
+from pytoniq_core.boc.slice import Slice
+from pytoniq_core.tlb.vm_stack import VmStack
 
 from appliance.lab.chain.collation import Executor
 from appliance.lab.chain.errors import DevNetError
@@ -16,7 +17,7 @@ from appliance.lab.chain.messages import read_account
 from appliance.lab.tvm import Tvm, TvmRefusedError
 
 if TYPE_CHECKING:
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.addresses import Address
 
@@ -86,6 +87,6 @@ class TvmMachine:
 
 def _stack_values(stack: Cell) -> list[Any]:
     try:
-        return list(VmStack.deserialize(stack.begin_parse()))
+        return list(VmStack.deserialize(Slice.from_cell(stack)))
     except Exception as error:
         raise DevNetError(f"the arguments of a get-method are no stack: {type(error).__name__}") from error

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytoniq_core import Cell, TvmBitarray
+from pytoniq_core.boc.cell import Cell
 from pytoniq_core.boc.exotic import CellTypes
+from pytoniq_core.boc.tvm_bitarray import TvmBitarray
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -120,12 +121,17 @@ def _below(root: Cell, tops: AbstractSet[bytes]) -> set[bytes]:
 
 
 def _reference(cell: Cell) -> bytes:
-    return bytes([CellTypes.merkle_proof]) + cell.get_hash(0) + cell.get_depth(0).to_bytes(2, "big")
+    return b"".join((bytes([CellTypes.merkle_proof]), cell.get_hash(0), _depth(cell)))
 
 
 def _update_header(old: Cell, new: Cell) -> bytes:
-    depths = old.get_depth(0).to_bytes(2, "big") + new.get_depth(0).to_bytes(2, "big")
-    return bytes([CellTypes.merkle_update]) + old.get_hash(0) + new.get_hash(0) + depths
+    hashes: tuple[bytes, bytes] = (old.get_hash(0), new.get_hash(0))
+    return b"".join((bytes([CellTypes.merkle_update]), *hashes, _depth(old), _depth(new)))
+
+
+def _depth(cell: Cell) -> bytes:
+    depth: int = cell.get_depth(0)
+    return depth.to_bytes(2, "big")
 
 
 def _exotic(kind: int, data: bytes, references: list[Cell]) -> Cell:

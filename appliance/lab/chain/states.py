@@ -24,7 +24,7 @@ from appliance.lab.chain.layout import (
 from appliance.lab.chain.ledger import Ledger, empty_accounts, empty_queue
 
 if TYPE_CHECKING:
-    from pytoniq_core import Cell
+    from pytoniq_core.boc.cell import Cell
 
 _SHARD_STATE = 0x9023AFE2
 _MASTERCHAIN_EXTRA = 0xCC26

@@ -1,6 +1,6 @@
 """A small TL codec driven by schema text: enough for the liteserver's messages, strict on what it reads.
 
-In: lines of TL, values as mappings from field names. Out: bytes, and back. Bytes from outside are bounded by the
+In: a text in TL, values as mappings from field names. Out: bytes, and back. Bytes from outside are bounded by the
 caller's frame; every length is checked against what is left, and an object must use up its bytes. Layout:
 https://core.telegram.org/mtproto/TL, with TON's ``mode.N?`` optional fields.
 """
@@ -25,7 +25,7 @@ _NUMBERS = {"int": "<i", "#": "<I", "long": "<q"}
 _FIXED = {"int128": 16, "int256": 32}
 _BOOL = {True: 0x997275B5, False: 0xBC799737}
 _LINE = re.compile(
-    r"^(?P<name>[\w.]+)(?:#(?P<id>[0-9a-f]{1,8}))?(?P<fields>(?: [^=]*)?) = (?P<result>[\w.]+);$", re.ASCII
+    r"^(?P<name>[\w.]+)(?:#(?P<id>[0-9a-f]{1,8}))?(?P<fields>(?: [^=]*)?) = (?P<result>[\w.]+)$", re.ASCII
 )
 _FIELD = re.compile(r"(\w+):(\([^)]*\)|\S+)")
 _OPTIONAL = re.compile(r"^(\w+)\.(\d+)\?(.+)$")
@@ -51,10 +51,10 @@ class Constructor:
 
 
 class Schema:
-    """The constructors of a table of TL lines."""
+    """The constructors of a schema text: each ends with a semicolon, line breaks mean nothing."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        found = [_constructor(line) for line in lines]
+    def __init__(self, text: str) -> None:
+        found = [_constructor(" ".join(part.split())) for part in text.split(";") if part.strip()]
         self.by_name = {constructor.name: constructor for constructor in found}
         self._by_id = {constructor.id: constructor for constructor in found}
         self._boxed = {constructor.result for constructor in found}
@@ -88,7 +88,7 @@ class Schema:
                 parts.append(self._write(field.type, value[field.name]))
         return b"".join(parts)
 
-    def _write(self, kind: str, value: Value) -> bytes:
+    def _write(self, kind: str, value: Value) -> bytes:  # noqa: PLR0911 - one return a kind of field
         if kind in _NUMBERS:
             return struct.pack(_NUMBERS[kind], value)
         if kind in _FIXED:
@@ -123,7 +123,7 @@ class Schema:
                 value[field.name] = self._read(field.type, cursor)
         return value
 
-    def _read(self, kind: str, cursor: _Cursor) -> Value:
+    def _read(self, kind: str, cursor: _Cursor) -> Value:  # noqa: PLR0911 - one return a kind of field
         if kind in _NUMBERS:
             return cursor.number(_NUMBERS[kind])
         if kind in _FIXED:
@@ -199,8 +199,8 @@ def _write_bytes(value: bytes) -> bytes:
 def _constructor(line: str) -> Constructor:
     match = _LINE.match(line)
     if match is None:
-        raise TlError(f"not a line of TL: {line}")
-    plain = line.removesuffix(";").replace("(", "").replace(")", "")
+        raise TlError(f"not a constructor in TL: {line}")
+    plain = line.replace("(", "").replace(")", "")
     identifier = int(match["id"], 16) if match["id"] else zlib.crc32(plain.encode())
     return Constructor(match["name"], identifier, tuple(_fields(match["fields"])), match["result"])
 
