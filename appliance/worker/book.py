@@ -1,0 +1,167 @@
+"""The account book at run time: what gateways say, checked, and on disk before anybody acts on it.
+
+In: records from handshakes, payments and totals from messages. Out: records. Two views are kept: *heard* is the newest
+word of each gateway and is what the next word is compared with; *durable* is what is on disk, and the only thing that a
+payout or a handshake uses. Writing runs in a thread of its own, so that a disk's flush never holds up an answer;
+whatever is heard meanwhile goes to disk in one commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from appliance.accounting.errors import LedgerError, PaymentRefusedError
+from appliance.accounting.records import with_payment, with_totals
+from appliance.wire.messages import ProxySignedPayment
+from appliance.worker.errors import HandshakeError
+from appliance.worker.handshake import verified
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from appliance.accounting.records import ProxyRecord
+    from appliance.accounting.worker_ledger import WorkerLedger
+    from appliance.chain.addresses import Address
+    from appliance.wire.messages import ProxySignedPaymentEmpty
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 5.0
+"""Pause after a failed write: a full disk is not helped by hurry."""
+
+
+class Book:
+    """The records of all gateways.
+
+    Args:
+        ledger: Where they are kept; closed by :meth:`close`.
+        retry: Seconds between attempts to write after a failure.
+    """
+
+    def __init__(self, ledger: WorkerLedger, *, retry: float = RETRY_S) -> None:
+        self._ledger = ledger
+        self._retry = retry
+        self._heard: dict[Address, ProxyRecord] = ledger.records()
+        self._durable = dict(self._heard)
+        self._dirty: set[Address] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._changed = asyncio.Event()
+        self._written = asyncio.Condition()
+        self._closing = False
+        self.fault: str | None = None
+
+    @property
+    def durable(self) -> Mapping[Address, ProxyRecord]:
+        """What is on disk."""
+        return self._durable
+
+    def take(self, record: ProxyRecord) -> None:
+        """Have a record written soon (see :meth:`settled`)."""
+        if self._heard.get(record.contract) != record:
+            self._heard[record.contract] = record
+            self._dirty.add(record.contract)
+            self._changed.set()
+
+    async def keep(self, record: ProxyRecord) -> None:
+        """Have a record on disk; returns when it is.
+
+        Raises:
+            LedgerError: It could not be written now.
+        """
+        self.take(record)
+        await self.settled(record.contract)
+
+    async def settled(self, contract: Address) -> None:
+        """Return when all that was heard about a gateway is on disk.
+
+        Raises:
+            LedgerError: It could not be written now.
+        """
+        async with self._written:
+            while contract in self._dirty:
+                if self.fault is not None:
+                    raise LedgerError(self.fault, hint="the worker takes no work until its ledger can be written")
+                await self._written.wait()
+
+    def hear(
+        self,
+        contract: Address,
+        payment: ProxySignedPayment | ProxySignedPaymentEmpty,
+        totals: tuple[int, int] | None = None,
+    ) -> None:
+        """Take a gateway's word into account (section 2.6).
+
+        Args:
+            contract: The gateway.
+            payment: Its signed payment, or none.
+            totals: Its db and max counters, where the message has them.
+
+        Raises:
+            PaymentRefusedError: The payment does not verify or is older, or totals went back. What was fine before
+                the contradiction is kept.
+        """
+        record = self._heard[contract]
+        # A gateway repeats its newest payment with every request: one that is stored was verified.
+        if isinstance(payment, ProxySignedPayment) and payment.data != record.payment:
+            try:
+                tokens, boc = verified(payment, record.public_key, record.worker_contract)
+            except HandshakeError as error:
+                raise PaymentRefusedError(error.message, hint=error.hint) from error
+            if boc is not None:
+                record = with_payment(record, tokens, boc)
+                self.take(record)
+        if totals is not None:
+            self.take(with_totals(record, *totals))
+
+    def requested(self, contract: Address, tokens: int, query_id: int, now: int) -> ProxyRecord:
+        """The record with a payout noted as asked for; to be kept before the payout is sent."""
+        return replace(self._heard[contract], requested=tokens, requested_query_id=query_id, requested_at=now)
+
+    async def forget(self, contract: Address) -> None:
+        """Drop a gateway whose contract is done."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.forget, contract)
+        self._heard.pop(contract, None)
+        self._durable.pop(contract, None)
+        self._dirty.discard(contract)
+
+    async def run(self) -> None:
+        """Write what is heard, until cancelled or closed."""
+        while not self._closing:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._write()
+            if self.fault is not None:
+                await asyncio.sleep(self._retry)
+                self._changed.set()
+
+    async def _write(self) -> None:
+        batch = {contract: self._heard[contract] for contract in self._dirty}
+        if not batch:
+            self.fault = None
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.save, list(batch.values()))
+        except LedgerError as error:
+            log.error("ledger not written", error=type(error).__name__, reason=error.message, hint=error.hint)
+            self.fault = error.message
+        else:
+            self.fault = None
+            self._durable.update(batch)
+            # A record that changed meanwhile stays dirty.
+            self._dirty -= {contract for contract, record in batch.items() if self._heard.get(contract) == record}
+        async with self._written:
+            self._written.notify_all()
+
+    async def close(self) -> None:
+        """Write what is left and let go of the ledger."""
+        self._closing = True
+        try:
+            await self._write()
+        finally:
+            self._thread.shutdown(wait=True)
+            self._ledger.close()

@@ -1,0 +1,298 @@
+"""One gateway: the link to it from dialling to its end.
+
+In: an address, what the worker offers, the shared rooms (book, requests). Out: a link that has passed the handshake and
+then serves requests, hears payments and answers evidence queries, until it is lost or closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from appliance.accounting.errors import PaymentRefusedError
+from appliance.errors import ErrorCode, RequestError
+from appliance.wire.errors import ProtocolError, QueryError, QueryTimeoutError, WireError
+from appliance.wire.messages import (
+    ChrysalisCancel,
+    ChrysalisEvidence,
+    ChrysalisGetEvidence,
+    ProxyRunQuery,
+    ProxyRunQueryEx,
+    ProxySignedPayment,
+    ProxySignedPaymentEmpty,
+    ProxyWorkerRequestPayment,
+    WorkerCompareBalanceWithProxy,
+    WorkerEnabledDisabled,
+    WorkerNewCoefficient,
+    WorkerPaymentStatus,
+    WorkerUpdatePaymentStatus,
+)
+from appliance.wire.transport import dial
+from appliance.worker.errors import HandshakeError
+from appliance.worker.handshake import Ask, Keep, Recall, handshake
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable
+
+    from appliance.wire.base import TLObject
+    from appliance.wire.transport import Dialer, Link
+    from appliance.worker.book import Book
+    from appliance.worker.handshake import Offer, Recalled, Session, Terms
+    from appliance.worker.requests import RequestRunner
+    from appliance.worker.standing import Reason
+
+log = structlog.get_logger(__name__)
+
+QUERY_TIMEOUT_S = 30.0
+"""For each query of the handshake (section 2.2)."""
+STATUS_TIMEOUT_S = 60.0
+STATUS_EVERY_S = (10.0, 20.0)
+"""Between two looks at the payment status (section 2.6)."""
+OLD_PRICE_GRACE_S = 60.0
+"""So long a gateway may still use the coefficient before the last change: both messages crossed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker tells its gateways at the moment, and whether it would serve what they send."""
+
+    offer: Offer
+    disabled: bool
+    refusal: Reason | None
+
+
+class Surroundings(Protocol):
+    """What a link needs to know of its worker."""
+
+    @property
+    def announcement(self) -> Announcement:
+        """As of now."""
+
+    @property
+    def terms(self) -> Terms:
+        """The current root contract."""
+
+    def peer_allowed(self, image_hash: bytes) -> bool:
+        """Whether a gateway with this image may be talked to (section 2.2, W0)."""
+
+    async def recall(self, step: Recall) -> Recalled:
+        """What disk and chain say about an account; also has the worker contract deployed."""
+
+    def gateway_ready(self, link: GatewayLink) -> None:
+        """The handshake is complete."""
+
+
+class GatewayLink:
+    """The link to one gateway; a ``LinkHandler``.
+
+    Args:
+        address: ``host:port``.
+        worker: What the link needs to know.
+        book: The accounts.
+        requests: Where requests run.
+        evidence: Makes a fresh bundle for a 32-byte nonce; None where this machine has none.
+        random: Source of the status interval.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        worker: Surroundings,
+        book: Book,
+        requests: RequestRunner,
+        *,
+        evidence: Callable[[bytes], Awaitable[bytes]] | None,
+        random: random.Random,
+    ) -> None:
+        self.address = address
+        self.session: Session | None = None
+        self.ready = False
+        self.violations = 0
+        self.died_comparing = False
+        self._worker = worker
+        self._book = book
+        self._requests = requests
+        self._evidence = evidence
+        self._random = random
+        self._link: Link | None = None
+        self._offered: dict[int, float] = {}
+        self._told_disabled = True
+
+    # LinkHandler
+
+    def link_ready(self, link: Link) -> None:
+        """The transport is up; :meth:`run` goes on from here."""
+        self._link = link
+
+    def message_received(self, link: Link, message: TLObject) -> None:
+        """Requests, payments, cancellations; anything else is counted and dropped."""
+        session = self.session
+        if session is None or not self.ready:
+            self._violation("message before the end of the handshake")
+            return
+        match message:
+            case ProxyRunQueryEx() | ProxyRunQuery():
+                self._run_query(link, session, message)
+            case ProxyWorkerRequestPayment():
+                self._hear(session, message.signed_payment, (message.db_tokens, message.max_tokens))
+            case ProxySignedPayment() | ProxySignedPaymentEmpty():
+                self._hear(session, message)
+            case ChrysalisCancel():
+                self._requests.cancel(link, message.request_id)
+            case _:
+                self._violation(f"unexpected {type(message).__name__}")
+
+    async def query_received(self, link: Link, query: TLObject) -> TLObject:
+        """Fresh evidence, for a gateway that agreed to the extension."""
+        if not isinstance(query, ChrysalisGetEvidence):
+            raise QueryError("Lost promise", code=ErrorCode.PLAIN)
+        if self._evidence is None:
+            raise QueryError("this worker has no evidence", code=ErrorCode.NOT_READY)
+        return ChrysalisEvidence(await self._evidence(query.nonce))
+
+    def link_lost(self, link: Link, reason: Exception | None) -> None:
+        """Nobody is there to take answers any more."""
+        self.ready = False
+        self._requests.cancel_link(link)
+        if reason is not None:
+            log.info("gateway lost", gateway=self.address, error=type(reason).__name__)
+
+    # The life of the link
+
+    async def run(self, dialer: Dialer, *, state_totals: bool = True) -> None:
+        """Dial, shake hands, then look at the payment status until the link is lost.
+
+        Args:
+            dialer: How to connect.
+            state_totals: See :func:`~appliance.worker.handshake.handshake`.
+
+        Raises:
+            ChrysalisError: There is no link, or the gateway does not pass.
+        """
+        host, _, port = self.address.rpartition(":")
+        link = await dial(dialer, self, (host.strip("[]"), int(port)))
+        try:
+            self._check_peer(link)
+            await self._shake_hands(link, state_totals=state_totals)
+            await link.negotiate()
+            await self._watch_status(link)
+        finally:
+            self.ready = False
+            link.close()
+
+    def _check_peer(self, link: Link) -> None:
+        image = link.peer.image_hash if link.peer is not None else bytes(32)
+        if not self._worker.peer_allowed(image):
+            raise HandshakeError(
+                f"the gateway's image is {image.hex()}, which the root contract does not list",
+                hint="the gateway runs another release, or gave no evidence",
+            )
+
+    async def _shake_hands(self, link: Link, *, state_totals: bool) -> None:
+        now = self._worker.announcement
+        steps = handshake(now.offer, self._worker.terms, is_disabled=now.disabled, state_totals=state_totals)
+        outcome: TLObject | Recalled | None = None
+        self._offered = {now.offer.coefficient: float("inf")}
+        try:
+            while True:
+                step = steps.send(outcome)
+                match step:
+                    case Ask():
+                        # A reference gateway that has lost its database ends as a process during this one query.
+                        self.died_comparing = isinstance(step.query, WorkerCompareBalanceWithProxy)
+                        outcome = await link.query(step.query, timeout=QUERY_TIMEOUT_S)
+                        self.died_comparing = False
+                    case Recall():
+                        outcome = await self._worker.recall(step)
+                    case Keep():
+                        await self._book.keep(step.record)
+                        outcome = None
+        except StopIteration as done:
+            session: Session = done.value
+        self.session = session
+        for finding in session.findings:
+            log.warning("accounts differ", gateway=self.address, kind=finding.kind, seen=finding.seen,
+                        expected=finding.expected, hint=finding.hint)  # fmt: skip
+        self.ready, self._told_disabled = True, now.disabled
+        self._worker.gateway_ready(self)
+        # What changed while the handshake ran was told to nobody.
+        self.announce()
+
+    async def _watch_status(self, link: Link) -> None:
+        """Ask for the payment status at times, until the link is lost."""
+        while True:
+            lost = asyncio.ensure_future(link.wait_closed())
+            try:
+                await asyncio.wait({lost}, timeout=self._random.uniform(*STATUS_EVERY_S))
+            finally:
+                lost.cancel()
+            session = self.session
+            if link.closed or session is None:
+                return
+            try:
+                status: WorkerPaymentStatus = await link.query(WorkerUpdatePaymentStatus(), timeout=STATUS_TIMEOUT_S)
+            except (QueryError, QueryTimeoutError) as error:
+                log.info("no payment status", gateway=self.address, error=type(error).__name__)
+                continue
+            self._hear(session, status.signed_payment, (status.db_tokens, status.max_tokens))
+
+    def announce(self) -> None:
+        """Tell the gateway what changed in :class:`Announcement` since it was last told."""
+        link = self._link
+        if link is None or link.closed or not self.ready:
+            return
+        now = self._worker.announcement
+        if now.disabled != self._told_disabled:
+            self._told_disabled = now.disabled
+            link.send(WorkerEnabledDisabled(int(now.disabled)))
+        coefficient = now.offer.coefficient
+        if self._offered.get(coefficient) != float("inf"):
+            until = time.monotonic() + OLD_PRICE_GRACE_S
+            self._offered = {old: min(limit, until) for old, limit in self._offered.items() if limit > time.monotonic()}
+            self._offered[coefficient] = float("inf")
+            link.send(WorkerNewCoefficient(coefficient))
+
+    def close(self, reason: WireError | None = None) -> None:
+        """End the link; :meth:`run` returns."""
+        if self._link is not None:
+            self._link.close(reason)
+
+    # Messages
+
+    def _run_query(self, link: Link, session: Session, query: ProxyRunQuery | ProxyRunQueryEx) -> None:
+        refusal = self._worker.announcement.refusal
+        if refusal is not None:
+            error = RequestError(f"worker: not ready: {refusal.text}", code=ErrorCode.NOT_READY)
+            self._requests.refuse(link, session, query, error)
+            return
+        if not self._requests.full:
+            # Before any work is done; a bad payment is only logged here (section 2.4, step 2).
+            try:
+                self._book.hear(session.contract, query.signed_payment)
+            except PaymentRefusedError as error:
+                self._violation(error.message)
+        now = time.monotonic()
+        offered = [coefficient for coefficient, until in self._offered.items() if until > now]
+        self._requests.start(link, session, query, offered)
+
+    def _hear(
+        self,
+        session: Session,
+        payment: ProxySignedPayment | ProxySignedPaymentEmpty,
+        totals: tuple[int, int] | None = None,
+    ) -> None:
+        """A contradiction ends the link, so that the next handshake compares accounts afresh (section 2.6)."""
+        try:
+            self._book.hear(session.contract, payment, totals)
+        except PaymentRefusedError as error:
+            self._violation(error.message)
+            self.close(ProtocolError(f"accounts contradict each other: {error.message}", hint=error.hint))
+
+    def _violation(self, what: str) -> None:
+        self.violations += 1
+        log.warning("gateway broke a rule", gateway=self.address, reason=what, count=self.violations)

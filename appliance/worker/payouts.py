@@ -1,0 +1,172 @@
+"""Collecting what was earned (protocol specification, section 2.6): one look at every account, payouts asked for.
+
+In: records on disk, the contracts on chain, the owner's terms. Out: payouts through a :class:`Payer`, each noted on
+disk before it is sent; contracts that are done with are forgotten. When a payout is worth its fee is decided by
+:mod:`appliance.chain.payouts`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from appliance.accounting.errors import LedgerError
+from appliance.accounting.reconcile import with_chain
+from appliance.chain.errors import ChainError
+from appliance.chain.layouts import ContractStatus, WorkerData
+from appliance.chain.messages import Op
+from appliance.chain.payouts import PayoutDecision, PayoutTerms, PayoutView, Verdict, decide
+from appliance.chain.signed import parse_payment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from appliance.accounting.records import ProxyRecord
+    from appliance.chain.addresses import Address
+    from appliance.chain.deploy import WorkerContract
+    from appliance.chain.layouts import Params
+    from appliance.chain.signed import SignedPayment
+    from appliance.chain.types import ChainReader
+    from appliance.worker.book import Book
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 600
+"""A payout that has not shown up on chain after so long is asked for again."""
+
+
+class Payer(Protocol):
+    """Whoever pays the gas: the node's wallet, or the owner's own behind a relay."""
+
+    async def deploy(self, contract: WorkerContract) -> None:
+        """Put a worker contract on chain unless it is there; raises ``ChainError``."""
+
+    async def payout(self, payment: SignedPayment) -> None:
+        """Have a payment executed by its contract; raises ``ChainError``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContractView:
+    """A worker contract as proven: ``tokens`` paid for; ``status`` None where it is not deployed."""
+
+    status: ContractStatus | None
+    tokens: int
+
+
+async def contract_view(chain: ChainReader, address: Address) -> ContractView:
+    """Read a worker contract; raises ``ChainError``."""
+    account = await chain.account(address)
+    if account.status != "active" or account.data is None:
+        return ContractView(None, 0)
+    data = WorkerData.from_cell(account.data)
+    return ContractView(ContractStatus(data.state), data.tokens)
+
+
+def payout_view(
+    record: ProxyRecord, contract: ContractView, *, fee_per_token: int, retiring: bool, now: int
+) -> PayoutView:
+    """A record and its contract as the decision needs them; a payout counts as under way for ten minutes."""
+    under_way = record.requested > contract.tokens and now - record.requested_at < RETRY_AFTER_S
+    return PayoutView(
+        signed=record.counters.committed if record.payment is not None else 0,
+        paid=contract.tokens,
+        requested=record.requested if under_way else 0,
+        worker_fee_per_token=fee_per_token,
+        status=contract.status,
+        retiring=retiring,
+    )
+
+
+class Collector:
+    """Looks after the payouts of one worker.
+
+    Args:
+        book: The accounts.
+        chain: Proven reads.
+        payer: Pays the gas; None only watches.
+        terms: The owner's.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        chain: ChainReader,
+        payer: Payer | None,
+        terms: PayoutTerms,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._book = book
+        self._chain = chain
+        self._payer = payer
+        self._terms = terms
+        self._clock = clock
+        self._outdated_since: dict[Address, float] = {}
+        self.decisions: dict[Address, PayoutDecision] = {}
+
+    async def round(self, params: Params, linked: Collection[Address]) -> None:
+        """Look at every account once. One that fails is logged and tried again at the next round.
+
+        Args:
+            params: The root contract's current parameters.
+            linked: Gateway contracts with a link, which are not forgotten.
+        """
+        for record in list(self._book.durable.values()):
+            try:
+                await self._look(record, params, linked)
+            except (ChainError, LedgerError) as error:
+                log.warning("payout postponed", contract=record.worker_contract.raw(), error=type(error).__name__,
+                            reason=error.message, hint=error.hint)  # fmt: skip
+
+    async def _look(self, record: ProxyRecord, params: Params, linked: Collection[Address]) -> None:
+        contract = await contract_view(self._chain, record.worker_contract)
+        level = with_chain(record, contract.tokens)
+        for finding in level.findings:
+            log.warning("accounts differ", contract=record.worker_contract.raw(), kind=finding.kind,
+                        seen=finding.seen, expected=finding.expected, hint=finding.hint)  # fmt: skip
+        if level.findings:
+            await self._book.keep(level.record)
+            record = level.record
+        view = payout_view(
+            record,
+            contract,
+            fee_per_token=params.worker_fee_per_token,
+            retiring=self._retiring(record, params),
+            now=int(self._clock()),
+        )
+        decision = decide(view, self._terms)
+        self.decisions[record.contract] = decision
+        if decision.verdict is Verdict.SEND:
+            await self._send(record, decision)
+        elif decision.verdict is Verdict.DROP or (view.retiring and decision.due_tokens == 0 and not view.requested):
+            await self._forget(record, decision, linked)
+
+    def _retiring(self, record: ProxyRecord, params: Params) -> bool:
+        """The contract's parameters are outdated, and for half the closing delay already (section 2.6)."""
+        if record.params_version >= params.params_version:
+            self._outdated_since.pop(record.contract, None)
+            return False
+        now = self._clock()
+        since = self._outdated_since.setdefault(record.contract, now)
+        return now - since >= params.client_delay_before_close / 2
+
+    async def _send(self, record: ProxyRecord, decision: PayoutDecision) -> None:
+        if self._payer is None or record.payment is None:
+            return
+        payment = parse_payment(record.payment, op=Op.WORKER_PAYOUT)
+        noted = self._book.requested(record.contract, payment.tokens, payment.query_id, int(self._clock()))
+        await self._book.keep(noted)
+        log.info("payout sent", contract=record.worker_contract.raw(), tokens=decision.due_tokens, amount=decision.due)
+        await self._payer.payout(payment)
+
+    async def _forget(self, record: ProxyRecord, decision: PayoutDecision, linked: Collection[Address]) -> None:
+        if record.contract in linked:
+            return
+        log.info("contract done with", contract=record.worker_contract.raw(), reason=decision.reason)
+        await self._book.forget(record.contract)
+        self.decisions.pop(record.contract, None)
+        self._outdated_since.pop(record.contract, None)
