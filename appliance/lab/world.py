@@ -1,0 +1,282 @@
+"""A whole private network on one machine, ready for its programs: contracts on the lab chain, keys, machines, files.
+
+In: a directory, a running lab chain, a model's name. Out: a root contract that lists the images and the model, funded
+wallets, quoting services of two simulated machines, and one TOML file a program. Everything that a network's owner
+would do by hand is done here with the same builders and wallets that the command line uses.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import socket
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+import tomli_w
+
+from appliance.assembly import open_chain
+from appliance.chain import admin, contracts
+from appliance.chain.deploy import root_deploy_message
+from appliance.chain.layouts import Params, RootState
+from appliance.chain.owner_wallet import OwnerWallet
+from appliance.chain.stateinit import wallet_address
+from appliance.config import HostConfig, LiteserverConfig, MeasuredConfig, NetworkConfig, TrustConfig
+from appliance.keys import new_key, write_secret
+from appliance.lab import tee_service
+from appliance.lab.errors import LabError
+from appliance.lab.tee import SyntheticTdx
+from attestation.claims import image_hash
+from attestation.tdx import parse_quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from appliance.chain.addresses import Address
+    from appliance.chain.admin import OwnerOrder
+    from appliance.chain.client import ChainClient
+
+TON = 10**9
+UNIQUE_ID = 20_251
+REGISTER_BYTES = 48
+QUICK_POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Economy:
+    """Prices of the private network: nanotons an adjusted token, multipliers in ten-thousandths."""
+
+    price_per_token: int = 20_000
+    worker_fee_per_token: int = 17_000
+    prompt_multiplier: int = 10_000
+    cached_multiplier: int = 1_000
+    completion_multiplier: int = 80_000
+    reasoning_multiplier: int = 80_000
+
+    def params(self) -> Params:
+        """The root contract's parameters with the codes of our own contracts."""
+        codes = contracts.load()
+        return Params(
+            params_version=1,
+            unique_id=UNIQUE_ID,
+            is_test=True,
+            price_per_token=self.price_per_token,
+            worker_fee_per_token=self.worker_fee_per_token,
+            proxy_delay_before_close=600,
+            client_delay_before_close=300,
+            prompt_tokens_price_multiplier=self.prompt_multiplier,
+            cached_tokens_price_multiplier=self.cached_multiplier,
+            completion_tokens_price_multiplier=self.completion_multiplier,
+            reasoning_tokens_price_multiplier=self.reasoning_multiplier,
+            proxy_code=codes.proxy,
+            worker_code=codes.worker,
+            client_code=codes.client,
+        )
+
+
+@dataclass(slots=True)
+class Ports:
+    """Free loopback ports, held until the programs take them."""
+
+    taken: list[socket.socket] = field(default_factory=list)
+
+    def take(self) -> int:
+        """A port that is free now and was not given out before."""
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        self.taken.append(held)
+        return int(held.getsockname()[1])
+
+    def release(self) -> None:
+        """Let the programs have them."""
+        for held in self.taken:
+            held.close()
+        self.taken.clear()
+
+
+class Machine:
+    """A simulated confidential VM: quotes whose MRCONFIGID carries the digest of its measured configuration."""
+
+    def __init__(self, world: SyntheticTdx, measured: MeasuredConfig) -> None:
+        self._world = world
+        self._config_id = measured.digest().ljust(REGISTER_BYTES, b"\0")
+
+    @property
+    def root_der(self) -> bytes:
+        """The world's root certificate."""
+        return self._world.root_der
+
+    def quote(self, report_data: bytes) -> bytes:
+        """A quote of this machine."""
+        return self._world.quote(report_data, mr_config_id=self._config_id)
+
+    def collateral_json(self) -> bytes:
+        """The world's collateral."""
+        return self._world.collateral_json()
+
+    @property
+    def image(self) -> bytes:
+        """The image hash that a verifier will see, 32 bytes."""
+        return image_hash(parse_quote(self.quote(bytes(64))).report.measurements)
+
+
+class World:
+    """The network. Use as a context manager; the chain must be running.
+
+    Args:
+        directory: For keys, sockets and files.
+        network_file: ``network.json`` as the lab chain wrote it.
+        control: Address of the lab chain's control interface.
+        economy: Prices.
+    """
+
+    def __init__(self, directory: Path, network_file: Path, control: str, economy: Economy | None = None) -> None:
+        self.directory = directory
+        self.economy = economy or Economy()
+        self.ports = Ports()
+        self._facts: dict[str, Any] = json.loads(network_file.read_text())
+        self._control = control
+        self._stack = AsyncExitStack()
+        self.tee = SyntheticTdx()
+        self.root_owner_key = new_key(directory / "root-owner.key")
+        self.owner_key = new_key(directory / "owner.key")
+        self.liteservers = (
+            LiteserverConfig(
+                address=f"{self._facts['liteserver']['host']}:{self._facts['liteserver']['port']}",
+                key=self._facts["liteserver"]["key"],
+            ),
+        )
+        self.chain: ChainClient
+        self.network: NetworkConfig
+        self.root_owner: OwnerWallet
+        self.owner: OwnerWallet
+
+    async def __aenter__(self) -> Self:
+        """Connect to the chain; nothing is deployed yet."""
+        self.network = NetworkConfig(
+            global_id=self._facts["global_id"],
+            zerostate=self._facts["zerostate"],
+            key_block=self._facts["key_block"],
+            root_contract=f"0:{'0' * 64}",
+            is_test=True,
+            testnet=True,
+        )
+        host = HostConfig(state_dir=self.directory, liteservers=self.liteservers)
+        self.chain = await self._stack.enter_async_context(open_chain(self.network, host))
+        self.root_owner = OwnerWallet(self.chain, self.root_owner_key)
+        self.owner = OwnerWallet(self.chain, self.owner_key)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Stop the quoting services and let go of the chain."""
+        self.ports.release()
+        await self._stack.aclose()
+
+    async def faucet(self, address: Address, amount: int) -> None:
+        """Give an account nanotons of the lab's faucet, and wait until a proof shows them."""
+        before = (await self.chain.account(address)).balance
+        await self._post("/faucet", {"address": address.raw(), "amount": amount})
+        head = await self.chain.head()
+        while (await self.chain.account(address)).balance <= before:
+            head = await self.chain.wait_head(head.block.seqno, timeout=60.0)
+
+    async def deploy_root(self) -> Address:
+        """Fund the root's owner and deploy an empty root contract; its address becomes part of the measured configuration."""
+        await self.faucet(self.root_owner.address, 1000 * TON)
+        empty: frozenset[bytes] = frozenset()
+        state = RootState(self.root_owner.address, 1, empty, (), 0, empty, empty, self.economy.params())
+        message = root_deploy_message(contracts.load().root, state)
+        await self.root_owner.transfer([message])
+        await self._appear(message.destination)
+        self.network = self.network.model_copy(update={"root_contract": message.destination.raw()})
+        return message.destination
+
+    async def order(self, *orders: OwnerOrder) -> None:
+        """Send the root's owner's messages, four at a time."""
+        for start in range(0, len(orders), 4):
+            await self.root_owner.transfer([order.message() for order in orders[start : start + 4]])
+
+    def measured(self, model: str | None = None, engine: Mapping[str, Any] | None = None) -> MeasuredConfig:
+        """The measured configuration of a program of this network."""
+        trust = TrustConfig(
+            policy="simulated",
+            development=True,
+            simulated_roots=(base64.b64encode(self.tee.root_der).decode(),),
+        )
+        return MeasuredConfig.model_validate(
+            {"network": self.network, "trust": trust, "model": model, "engine": dict(engine) if engine else None}
+        )
+
+    async def machine(self, name: str, measured: MeasuredConfig) -> Machine:
+        """Start the quoting service of a simulated machine; its socket is ``<name>.quotes`` in the directory."""
+        machine = Machine(self.tee, measured)
+        server = await tee_service.start(self.directory / f"{name}.quotes", machine)
+        self._stack.callback(server.close)
+        return machine
+
+    def quotes(self, name: str) -> Path:
+        """The socket of a machine's quoting service."""
+        return self.directory / f"{name}.quotes"
+
+    def wallet_of(self, key_file: str) -> Address:
+        """Make a node wallet's key; the address that has to be funded."""
+        key = new_key(self.directory / key_file)
+        return wallet_address(contracts.load().wallet, self.owner.address, key.public_key().public_bytes_raw())
+
+    def secret(self, name: str) -> str:
+        """Make a random text in a file of mode 0600."""
+        text = secrets.token_urlsafe(32)
+        write_secret(self.directory / name, text.encode())
+        return text
+
+    def write_config(self, name: str, measured: MeasuredConfig, owner: Mapping[str, Any], host: Mapping[str, Any]) -> Path:
+        """Write a program's TOML file."""
+        common = {
+            "state_dir": str(self.directory / f"{name}-state"),
+            "liteservers": [server.model_dump() for server in self.liteservers],
+            "registry_poll_s": QUICK_POLL_S,
+        }
+        content = {
+            "measured": measured.model_dump(mode="json", exclude_none=True),
+            "owner": dict(owner),
+            "host": common | dict(host),
+        }
+        path = self.directory / f"{name}.toml"
+        path.write_text(tomli_w.dumps(content))
+        return path
+
+    async def _appear(self, address: Address) -> None:
+        head = await self.chain.head()
+        while (await self.chain.account(address)).status != "active":
+            head = await self.chain.wait_head(head.block.seqno, timeout=60.0)
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        async with aiohttp.ClientSession() as http, http.post(self._control + path, json=body) as answer:
+            found: dict[str, Any] = await answer.json()
+            if answer.status != 200:
+                raise LabError(f"the lab chain refused {path}: {found.get('error', answer.status)}")
+            return found
+
+
+@contextmanager
+def free_ports() -> Iterator[Ports]:
+    """Ports that are given back at the end."""
+    ports = Ports()
+    try:
+        yield ports
+    finally:
+        ports.release()
+
+
+def images(worker: Machine, gateway: Machine, root: Address, model: str) -> tuple[OwnerOrder, ...]:
+    """The orders that list both images and the model."""
+    return (
+        admin.add_image(root, worker.image),
+        admin.add_proxy_image(root, gateway.image),
+        admin.add_model(root, model),
+    )
