@@ -9,13 +9,13 @@ torch is taken as its CPU build where pip offers one (192 MB), else as the full 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import re
 import shutil
 import sys
 import tempfile
 import venv
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -24,19 +24,15 @@ from appliance.config.home import home
 from appliance.engine import lockfile
 from appliance.engine.building import exclusive, read_marker, staged
 from appliance.engine.errors import DiskFullError, EnvironmentBuildError, HashMismatchError, NetworkError
+from appliance.engine.pip import Pip, own_pip
 from appliance.engine.progress import Progress, ProgressCallback, ignore_progress
-from appliance.engine.tool import ToolResult, run_tool
+from appliance.engine.tool import run_tool
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 _PYTHONS: Final = ((3, 11), (3, 12), (3, 13))  # SGLang 0.5.19 has wheels for these
 _INSTALLED_PER_FETCHED = 3.5  # measured: 615 MB of wheels become 2.1 GB
-_NO_NETWORK = re.compile(
-    r"NewConnectionError|ConnectTimeout|ReadTimeout|name resolution|Network is unreachable|ConnectionError"
-    r"|Connection (refused|reset|aborted)|SSLError|ProxyError|Read timed out"
-)
-
 _log = structlog.get_logger(__name__)
 
 
@@ -141,79 +137,59 @@ async def _build(final: Path, locks: Locks, progress: ProgressCallback) -> None:
     versions: dict[str, Any] = {}
     async with staged(final, lambda _: {"lock": locks.digest, **versions}) as staging:
         progress(Progress("make the environment", 0, 1, "steps"))
-        own_pip = importlib.util.find_spec("pip") is not None
-        await asyncio.to_thread(venv.create, staging, symlinks=True, with_pip=not own_pip)
+        await asyncio.to_thread(venv.create, staging, symlinks=True, with_pip=not own_pip())
         python = staging / "bin" / "python"
-        pip = [sys.executable, "-m", "pip", "--python", python] if own_pip else [python, "-m", "pip"]
-        installer = _Installer([*map(str, pip)], progress)
-        cpu = await installer.offers(locks.cpu_torch)
-        progress(Progress("torch", 0, locks.size(cpu=cpu), "bytes", "CPU build" if cpu else "full build with CUDA"))
-        _log.info("engine_environment_build", torch="cpu" if cpu else "full", bytes=locks.size(cpu=cpu))
-        if cpu:
-            await installer.install(locks.cpu_torch)
-        else:
-            _require_space(final.parent, locks.size(cpu=False))
-            await installer.install(locks.cuda_deps)
-        await installer.install(locks.engine)
+        pip = Pip.of(python)
+        progress(Progress("look for a CPU build of torch", 0, 1, "steps"))
+        cpu = await _offers(pip, locks.cpu_torch)
+        size = locks.size(cpu=cpu)
+        progress(Progress("torch", 0, size, "bytes", "CPU build" if cpu else "full build with CUDA"))
+        _log.info("engine_environment_build", torch="cpu" if cpu else "full", bytes=size)
+        _require_space(final.parent, size)
+        fetching = _Fetching(progress, size)
+        for lock in (locks.cpu_torch if cpu else locks.cuda_deps, locks.engine):
+            await pip.install(lock, fetching.watcher(lock))
+            count = len(lock.requirements)
+            progress(Progress("install packages", count, count, "packages"))
         progress(Progress("check", 0, 1, "steps"))
         versions |= await _versions(python)
         progress(Progress("check", 1, 1, "steps"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Installer:
-    """pip for one environment, with its output turned into progress and its failures into our errors."""
+@dataclass(slots=True)
+class _Fetching:
+    """pip's lines turned into progress over all locked files of one build."""
 
-    pip: list[str]
     progress: ProgressCallback
+    total: int
+    done: int = 0
 
-    async def offers(self, lock: lockfile.LockFile) -> bool:
-        """Whether pip can get exactly this file's one package from where it looks on this machine."""
-        self.progress(Progress("look for a CPU build of torch", 0, 1, "steps"))
-        with tempfile.TemporaryDirectory() as scratch:
-            arguments = ["download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", scratch]
-            result = await run_tool([*self.pip, *arguments, "--no-input", "--requirement", str(lock.path)])
-        if result.status and _NO_NETWORK.search(result.text):
-            raise self._error(lock, result)
-        return result.status == 0
-
-    async def install(self, lock: lockfile.LockFile) -> None:
-        """Install one locked file: wheels only, every hash checked, no dependency that it does not name."""
+    def watcher(self, lock: lockfile.LockFile) -> Callable[[str], None]:
+        """What watches pip while it installs one file."""
         sizes = {requirement.name: requirement.size for requirement in lock.requirements}
-        done = 0
 
         def watch(line: str) -> None:
-            nonlocal done
             if line.startswith("Collecting "):
-                name = re.split(r"[=<>! ]", line.removeprefix("Collecting "), maxsplit=1)[0]
-                self.progress(Progress("fetch packages", done, lock.size, "bytes", name))
-                done += sizes.get(name.lower().replace("_", "-"), 0)
+                name = re.split(r"[=<>! ]", line.removeprefix("Collecting "), maxsplit=1)[0].lower().replace("_", "-")
+                self.progress(Progress("fetch packages", min(self.done, self.total), self.total, "bytes", name))
+                self.done += sizes.pop(name, 0)
             elif line.startswith("Installing collected"):
                 count = len(lock.requirements)
                 self.progress(Progress("install packages", 0, count, "packages"))
 
-        arguments = ["install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"]
-        arguments += ["--no-input", "--progress-bar", "off", "--requirement", str(lock.path)]
-        result = await run_tool([*self.pip, *arguments], on_line=watch)
-        if result.status:
-            raise self._error(lock, result)
-        count = len(lock.requirements)
-        self.progress(Progress("install packages", count, count, "packages"))
+        return watch
 
-    def _error(self, lock: lockfile.LockFile, result: ToolResult) -> EnvironmentBuildError:
-        said = next((line for line in reversed(result.tail) if line.startswith("ERROR:")), result.text[-500:])
-        what = f"installing {lock.path.name} failed: {said.removeprefix('ERROR: ').strip()}"
-        if "No space left on device" in result.text:
-            return DiskFullError(what, hint="free some gigabytes or move the cache with CHRYSALIS_HOME")
-        if "DO NOT MATCH THE HASHES" in result.text:
-            mismatch = [line.strip() for line in result.tail if "Expected sha256" in line or "Got  " in line]
-            return HashMismatchError(
-                f"installing {lock.path.name}: a package is not the locked one: {'; '.join(mismatch)[:500]}",
-                hint="do not use it: ask whoever runs the package index or mirror",
-            )
-        if _NO_NETWORK.search(result.text):
-            return NetworkError(what, hint="connect to a package index, or point pip at a mirror or at --find-links")
-        return EnvironmentBuildError(what, hint="pip said so; its configuration decides where it looks")
+
+async def _offers(pip: Pip, lock: lockfile.LockFile) -> bool:
+    """Whether pip gets exactly this file's one package from where it looks on this machine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            await pip.download(lock, Path(scratch))
+        except (DiskFullError, HashMismatchError, NetworkError):
+            raise
+        except EnvironmentBuildError:
+            return False
+    return True
 
 
 async def _versions(python: Path) -> dict[str, str]:
