@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SCHEMA = """
 tcp.ping random_id:long = tcp.Pong;
 tcp.pong random_id:long = tcp.Pong;
+tcp.authentificate nonce:bytes = tcp.Message;
 adnl.message.query query_id:int256 query:bytes = adnl.Message;
 adnl.message.answer query_id:int256 answer:bytes = adnl.Message;
 tonNode.blockId workchain:int shard:long seqno:int = tonNode.BlockId;

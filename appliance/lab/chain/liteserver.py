@@ -260,7 +260,7 @@ class _Connection(asyncio.Protocol):
             task.add_done_callback(self._query_done)
             if len(self._tasks) >= MAX_IN_FLIGHT and self._transport is not None:
                 self._transport.pause_reading()
-        else:
+        elif message["@type"] != "tcp.authentificate":  # a client may say who it is; this server asks nobody
             raise TlError(f"{message['@type']}: expected a ping or a query")
 
     async def _query(self, query_id: bytes, query: bytes) -> None:
