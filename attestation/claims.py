@@ -38,7 +38,7 @@ def image_hash(measurements: bytes) -> bytes:
 
 
 def platform_image_hash(platform: str, measurements: Mapping[str, bytes]) -> bytes:
-    """Identity of a machine that is not TDX: SHA-256 over platform name and measurements in canonical CBOR (32 bytes)."""
+    """Identity of a machine that is not TDX: SHA-256 of platform name and measurements in canonical CBOR; 32 bytes."""
     return hashlib.sha256(cbor.encode([_IDENTITY_DOMAIN, platform, dict(measurements)])).digest()
 
 

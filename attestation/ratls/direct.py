@@ -50,7 +50,7 @@ class RatlsDialer:
 
     async def connect(
         self, protocol_factory: ProtocolFactory, host: str, port: int
-    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
         """Connect and verify.
 
         Returns:

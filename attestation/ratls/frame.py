@@ -64,6 +64,19 @@ class AttestationFrame:
         return _LENGTH.pack(len(body)) + bytes(body)
 
 
+def frame_for(peer: Peer, source: tuple[str, int], destination: tuple[str, int]) -> AttestationFrame:
+    """The frame that tells of a peer that was verified here."""
+    report = peer.verdict.report if peer.verdict is not None else None
+    return AttestationFrame(
+        measurements=report.measurements if report else None,
+        report_data=report.report_data if report else b"",
+        root_key_id=peer.verdict.root_key_id if peer.verdict else b"",
+        public_key=peer.public_key or b"",
+        source=source,
+        destination=destination,
+    )
+
+
 def frame_length(head: bytes) -> int:
     """Length of the body that follows the first four bytes.
 

@@ -109,7 +109,7 @@ class _Opening(asyncio.Protocol):
         self,
         factory: ProtocolFactory,
         target: tuple[str, int] | None,
-        on_end: Callable[[_Opening, PlainTransport | None, asyncio.BaseProtocol | None, Exception | None], None],
+        on_end: Callable[[_Opening, PlainTransport | None, asyncio.Protocol | None, Exception | None], None],
     ) -> None:
         self._factory = factory
         self._target = target
@@ -189,14 +189,14 @@ class _Opening(asyncio.Protocol):
         protocol = self._factory()
         self._inner.set_protocol(protocol)
         protocol.connection_made(transport)
-        if self._buffer and isinstance(protocol, asyncio.Protocol):
+        if self._buffer:
             protocol.data_received(bytes(self._buffer))
             self._buffer.clear()
         self._finish(transport, protocol, None)
         return True
 
     def _finish(
-        self, transport: PlainTransport | None, protocol: asyncio.BaseProtocol | None, error: Exception | None
+        self, transport: PlainTransport | None, protocol: asyncio.Protocol | None, error: Exception | None
     ) -> None:
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
@@ -218,7 +218,7 @@ class RouterDialer:
 
     async def connect(
         self, protocol_factory: ProtocolFactory, host: str, port: int
-    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
         """Connect to ``host:port`` through the router.
 
         Returns:
@@ -228,12 +228,12 @@ class RouterDialer:
             HandshakeError: The router is out of reach, or closes: it could not reach or verify the peer.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[tuple[asyncio.Transport, asyncio.BaseProtocol]] = loop.create_future()
+        done: asyncio.Future[tuple[asyncio.Transport, asyncio.Protocol]] = loop.create_future()
 
         def on_end(
             _: _Opening,
             transport: PlainTransport | None,
-            protocol: asyncio.BaseProtocol | None,
+            protocol: asyncio.Protocol | None,
             error: Exception | None,
         ) -> None:
             if done.done():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _MAX_HANDSHAKE = 256 * 1024
 _READ = 1 << 18
-ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+ProtocolFactory = Callable[[], asyncio.Protocol]
 
 
 class CertificateVerifier(Protocol):
@@ -85,7 +85,7 @@ class RatlsSession(asyncio.Protocol):
         self._inner: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self.transport: RatlsTransport | None = None
-        self.protocol: asyncio.BaseProtocol | None = None
+        self.protocol: asyncio.Protocol | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start with the challenge (listening) or wait for it (connecting)."""
@@ -214,8 +214,8 @@ class RatlsSession(asyncio.Protocol):
         self.protocol = self._factory()
         self.transport.set_protocol(self.protocol)
         self._state = _State.OPEN
-        self.protocol.connection_made(self.transport)
         inner.resume_reading()
+        self.protocol.connection_made(self.transport)
         self.transport.feed(b"")
         self._finish(None)
 

@@ -46,7 +46,9 @@ class RatlsTransport(asyncio.Transport):
         self._pending: list[bytes | bytearray | memoryview] = []
         self._pending_size = 0
         self._flush_handle: asyncio.Handle | None = None
+        self._reading = True
         self._closing = False
+        self._error: Exception | None = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """``peer``: the :class:`Peer`; ``cipher``: the suite's name; the socket's otherwise."""
@@ -84,16 +86,20 @@ class RatlsTransport(asyncio.Transport):
         self._inner.abort()
 
     def pause_reading(self) -> None:
-        """Stop reading from the socket."""
+        """Deliver nothing, and stop reading from the socket."""
+        self._reading = False
         self._inner.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read from the socket again."""
-        self._inner.resume_reading()
+        """Read from the socket again, and deliver what is left from before."""
+        if not self._reading:
+            self._reading = True
+            self._inner.resume_reading()
+            self._loop.call_soon(self.feed, b"")
 
     def is_reading(self) -> bool:
-        """Whether the socket is read."""
-        return self._inner.is_reading()
+        """Whether data is delivered."""
+        return self._reading and not self.is_closing()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue data; it is encrypted at the end of this loop iteration, or at once when much has gathered."""
@@ -139,6 +145,8 @@ class RatlsTransport(asyncio.Transport):
         """Decrypt what arrived and deliver it (called by the session)."""
         if data:
             self._tls.bio_write(data)
+        if not self._reading or self._closing:
+            return
         parts = []
         try:
             while True:
@@ -151,7 +159,7 @@ class RatlsTransport(asyncio.Transport):
             self._fail(error)
             return
         self._drain_tls()
-        if parts and isinstance(self._protocol, asyncio.Protocol) and not self._closing:
+        if parts and isinstance(self._protocol, asyncio.Protocol):
             self._protocol.data_received(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def lost(self, error: Exception | None) -> None:
@@ -160,7 +168,7 @@ class RatlsTransport(asyncio.Transport):
         self._pending.clear()
         self._pending_size = 0
         if self._protocol is not None:
-            self._protocol.connection_lost(error)
+            self._protocol.connection_lost(self._error or error)
 
     def _flush(self) -> None:
         if self._flush_handle is not None:
@@ -190,11 +198,8 @@ class RatlsTransport(asyncio.Transport):
 
     def _fail(self, error: SSL.Error) -> None:
         self._closing = True
-        reason = HandshakeError(f"TLS failed: {describe(error)}")
+        self._error = HandshakeError(f"TLS failed: {describe(error)}")
         self._inner.abort()
-        protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            self._loop.call_soon(protocol.connection_lost, reason)
 
 
 def describe(error: SSL.Error) -> str:

@@ -21,6 +21,11 @@ NOW = 1_795_000_000.0
 """A fixed clock (November 2026) for everything that need not be real."""
 
 
+async def settle() -> None:
+    """Let far ends notice that their connections are closed, so that a test leaves no socket behind."""
+    await asyncio.sleep(0.05)
+
+
 class World:
     """A synthetic machine that answers in this process."""
 

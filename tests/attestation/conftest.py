@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-from attest_support import NOW, Lab
+from attest_support import NOW, Lab, settle
 
 from appliance.lab.tee import SyntheticTdx, start
 
@@ -32,5 +32,6 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     tdx = SyntheticTdx()
     server = await start(tmp_path / "quote.sock", tdx)
     yield Lab(tdx, tmp_path / "quote.sock")
+    await settle()
     server.close()
     await server.wait_closed()
