@@ -16,7 +16,7 @@ catches up (see :meth:`Book.observe_marker` for the sequence numbers).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
@@ -128,7 +128,7 @@ class Reservation:
         self._account.reserved -= self.tokens
         self.tokens = 0
 
-    def __enter__(self) -> Reservation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -203,7 +203,7 @@ class Book:
             raise RequestError(
                 f"the request needs {tokens} adjusted tokens, {max(0, available)} are available",
                 code=ErrorCode.ERROR,
-                hint="ask for fewer tokens or a lower max_coefficient, charge what was used, or raise stake and balance",
+                hint="ask for fewer tokens, lower max_coefficient, charge what was used, or raise stake and balance",
             )
         return Reservation(account, tokens)
 
@@ -230,12 +230,12 @@ class Book:
         self._dirty_workers.add(account)
         return True
 
-    def request_payout(self, account: WorkerAccount | ClientAccount, tokens: int) -> None:
+    def request_payout(self, account: Account, tokens: int) -> None:
         """Note that a payout or charge for ``tokens`` is about to be sent."""
         account.requested = max(account.requested, tokens)
         self._touch(account)
 
-    def settle(self, account: WorkerAccount | ClientAccount) -> None:
+    def settle(self, account: Account) -> None:
         """Note that the account of a retired contract has had its last message."""
         account.settled = True
         self._touch(account)

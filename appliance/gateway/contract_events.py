@@ -84,18 +84,20 @@ def event_of(transaction: Transaction, terms: Terms, wallet: Address) -> Event |
     if message is None or message.source is None or message.bounced or transaction.aborted:
         return None
     try:
-        op = Reader(message.body, "inbound message").uint(32)
-        if op == Op.CLIENT_REQUEST:
-            return _client(message, message.source, terms)
-        if op == Op.WORKER_REQUEST:
-            return _worker(message, message.source, terms)
-        if op == Op.DO_NOT_PROCESS and message.source == wallet:
-            return _marker(message.body)
-        if op == Op.PROXY_PAYOUT:
-            return Withdrawn(ProxyPayout.from_cell(message.body).query_id)
+        match Reader(message.body, "inbound message").uint(32):
+            case Op.CLIENT_REQUEST:
+                event: Event | None = _client(message, message.source, terms)
+            case Op.WORKER_REQUEST:
+                event = _worker(message, message.source, terms)
+            case Op.DO_NOT_PROCESS if message.source == wallet:
+                event = _marker(message.body)
+            case Op.PROXY_PAYOUT:
+                event = Withdrawn(ProxyPayout.from_cell(message.body).query_id)
+            case _:
+                event = None
     except LayoutError:
         return None
-    return None
+    return event
 
 
 def _client(message: Message, source: Address, terms: Terms) -> ClientSeen | None:

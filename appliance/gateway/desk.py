@@ -1,4 +1,4 @@
-"""Requests: checked, reserved for, given to a worker, relayed, accounted for. Pure: messages and times in, messages out.
+"""Requests: checked, reserved for, given to a worker, relayed, accounted for. Pure: messages in, messages out.
 
 The order of checks is the protocol's (specification, section 4.4); the choice of a worker is the fleet's; what waits
 is in the fair queue. Whatever ends a request, it ends in :meth:`Exchange.close`, which gives back its reservation.
