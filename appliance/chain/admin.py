@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from appliance.chain.structs import Struct
 
 OWNER_MESSAGE_VALUE = 100_000_000
-"""Nanotons that cover the root contract's gas with a wide margin; what is left stays on the contract."""
+"""Nanotons that cover the root contract's gas with a wide margin; what is left comes back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from appliance.chain.cells import Reader
 from appliance.chain.errors import LayoutError
-from appliance.chain.messages import Excesses, Payout, WorkerPayoutPart, WorkerRequest
+from appliance.chain.messages import Excesses, Op, Payout, WorkerPayoutPart, WorkerRequest
 from appliance.chain.wallet import tons
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from appliance.chain.types import AccountState, ChainReader, Message, Transaction
 
 _ALL = 1 << 16
+_RICH_BOUNCE = 0xFFFFFFFE
 
 
 class Kind(Enum):
@@ -121,21 +123,26 @@ def worker_payouts(transactions: Iterable[Transaction]) -> list[WorkerPayout]:
     """The payouts that a worker contract executed, from its proven transactions, oldest first.
 
     ``tokens`` is the step from one executed total to the next; the first one's step is counted from 0, so the
-    transactions have to start with the contract's first.
+    transactions have to start with the contract's first. A payout whose request came back from the proxy contract
+    was undone by the worker contract and is left out.
     """
     found: list[WorkerPayout] = []
     paid = 0
     for transaction in transactions:
+        undone = _undone_query(transaction)
+        for payout in found:
+            if payout.query_id == undone:
+                found.remove(payout)
+                paid -= payout.tokens
+                break
         report = _worker_report(transaction)
-        if report is None:
-            continue
-        proxy, request, part = report
-        found.append(
-            WorkerPayout(
-                transaction.account, proxy, request.query_id, request.tokens - paid, part.worker_part, transaction.lt
+        if report is not None:
+            proxy, request, part = report
+            tokens, paid = request.tokens - paid, request.tokens
+            payout = WorkerPayout(
+                transaction.account, proxy, request.query_id, tokens, part.worker_part, transaction.lt
             )
-        )
-        paid = request.tokens
+            found.append(payout)
     return found
 
 
@@ -199,6 +206,25 @@ def _worker_report(transaction: Transaction) -> tuple[Address, WorkerRequest, Wo
         except LayoutError:
             continue
     return None
+
+
+def _undone_query(transaction: Transaction) -> int | None:
+    """The query id of a worker request that came back.
+
+    A bounced body starts with 0xffffffff and the first 256 bits of the original, or with 0xfffffffe and a reference to
+    it (``new_bounce_body`` of global version 12).
+    """
+    inbound = transaction.inbound
+    if transaction.aborted or inbound is None or not inbound.bounced:
+        return None
+    try:
+        reader = Reader(inbound.body, "bounced body")
+        if reader.uint(32) == _RICH_BOUNCE:
+            reader = Reader(reader.ref(), "original body")
+        reader.constant(Op.WORKER_REQUEST, 32, "operation")
+        return reader.uint(64)
+    except LayoutError:
+        return None
 
 
 def _income(transaction: Transaction, message: Message, open_payouts: dict[tuple[Address, int], WorkerPayout]) -> Item:

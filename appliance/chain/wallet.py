@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from appliance.chain.types import AccountState, ChainReader, Transaction
 
 NANOTONS = 1_000_000_000
-NODE_WALLET_MINIMUM = 2_100_000_000
-"""Balance below which a node wallet does not send: the contract itself refuses below 2 TON (6.3)."""
+NODE_WALLET_MINIMUM = 200_000_000
+"""Balance below which our node wallet does not send: its contract refuses below 0.1 TON and fees come on top."""
+REFERENCE_WALLET_MINIMUM = 2_100_000_000
+"""The same for the reference wallet's code, which refuses below 2 TON (6.3)."""
 _RESERVE = 100_000_000
 _LARGEST_AMOUNT = 1000 * NANOTONS
 _RESEND_S = 30.0
@@ -147,6 +149,11 @@ class Wallet(ABC):
                 f"wallet {self.address.friendly()} took the message but sent nothing: exit code "
                 f"{transaction.exit_code}, action result {transaction.action_code}",
                 hint="action result 37 means that it holds too little for amounts and fees",
+            )
+        if len(transaction.outbound) < len(batch):
+            raise WalletError(
+                f"wallet {self.address.friendly()} sent {len(transaction.outbound)} of {len(batch)} messages",
+                hint="it holds too little for the others, or one of them cannot be sent",
             )
         return transaction
 
