@@ -73,9 +73,13 @@ class UsageCounter:
         price: Nanotons an adjusted token costs the client.
         events: True for ``text/event-stream``, False for JSON, None to tell from the first bytes.
         max_held: Most bytes held back.
+
+    Attributes:
+        events: Which kind of body it is; None while unknown.
+        usage: The counts so far.
     """
 
-    __slots__ = ("_coefficient", "_events", "_held", "_max_held", "_multipliers", "_price", "_retry_at", "usage")
+    __slots__ = ("_coefficient", "_held", "_max_held", "_multipliers", "_price", "_retry_at", "events", "usage")
 
     def __init__(
         self,
@@ -89,7 +93,7 @@ class UsageCounter:
         self._coefficient = coefficient
         self._multipliers = multipliers
         self._price = price
-        self._events = events
+        self.events = events
         self._max_held = max_held
         self._held = b""
         self._retry_at = 0
@@ -105,13 +109,13 @@ class UsageCounter:
         Raises:
             RequestError: More would have to be held back than is allowed.
         """
-        if self._events:
+        if self.events:
             if not self._held and data[-1:] == b"\n" and b'"usage"' not in data:
                 return data
             return self._feed_events(data)
-        if self._events is None:
-            self._events = self._tell(self._held + data)
-            if self._events:
+        if self.events is None:
+            self.events = self._tell(self._held + data)
+            if self.events:
                 return self.feed(data) if not self._held else self._feed_events(data)
         return self._feed_json(data)
 
@@ -120,7 +124,7 @@ class UsageCounter:
         held, self._held = self._held, b""
         if not held:
             return b""
-        if self._events:
+        if self.events:
             return self._rewrite_lines(held)
         values, rest = self._take_values(held)
         return values + rest

@@ -273,16 +273,20 @@ class RequestRunner:
             return
         feed, parts, send, tally = counter.feed, answer.parts, link.send, self.tally
         running = job.session.protocol == 0
+        held = b""
         async for data in response.body():
             out = feed(data)
             if not out:
                 continue
+            if not counter.events:
+                # A JSON body comes out in one piece: it travels with the final tokens, in one message.
+                held, out = out, held
             tally.bytes_out += len(out)
             for message in parts(out, counter.used() if running else NO_TOKENS):
                 send(message)
             if link.waiting > MAX_WAITING_BYTES:
                 await link.drain()
-        rest = counter.finish()
+        rest = held + counter.finish()
         used = counter.used()
         for message in answer.last(rest, used, self._clock()):
             send(message)
