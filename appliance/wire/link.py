@@ -334,12 +334,17 @@ class Link:
         self._transport.abort()
 
     def _watch(self) -> None:
-        """Keep one timer for the connection's next deadline; frames only move the deadline, not the timer."""
+        """Keep one timer for the connection's next deadline.
+
+        Frames move the deadline, not the timer: it is looked at again when the timer fires. That it fires at least
+        once in ``ping_after`` is for the one way a deadline can come nearer, a pong.
+        """
         self._handle(self._connection.handle_timeout())
         self._flush()
         if self._closing:
             return
-        self._timer = self._loop.call_at(self._connection.deadline(), self._watch)
+        latest = self._loop.time() + self._connection.limits.ping_after
+        self._timer = self._loop.call_at(min(self._connection.deadline(), latest), self._watch)
 
     def _settle(self, reason: Exception | None) -> None:
         """Nothing will come any more: end whoever waits."""
