@@ -130,13 +130,13 @@ class BlockAnswers(Answers):
         view = self.net.archive.view(block.id.seqno)
         if known.seqno < view.seqno:
             raise QueryRefusedError(f"block {view.seqno} is after the masterchain block {known.seqno}")
-        state_proof = mc_proof = previous = b""
+        known_header = known_state = previous = b""
         if known.seqno != view.seqno:
-            state_proof = encode_boc(header_proof(known.master), earlier_block_proof(known, view.seqno))
+            known_header = encode_boc(header_proof(known.master))
+            known_state = encode_boc(earlier_block_proof(known, view.seqno))
         links = []
         if block.id.workchain == BASECHAIN:
-            mc_proof = encode_boc(shards_proof(view))
-            links = [{"id": block_id_value(block.id), "proof": mc_proof}]
+            links = [{"id": block_id_value(block.id), "proof": encode_boc(shards_proof(view))}]
         if query["mode"] & (_BY_LT | _BY_UTIME):
             before = self.net.archive.block(block.id.workchain, block.id.seqno - 1)
             previous = encode_boc(header_proof(before)) if before is not None and before.id.seqno else b""
@@ -145,8 +145,8 @@ class BlockAnswers(Answers):
             id=block_id_value(block.id),
             mode=query["mode"],
             mc_block_id=block_id_value(view.master.id),
-            client_mc_state_proof=state_proof,
-            mc_block_proof=mc_proof,
+            client_mc_state_proof=known_header,  # in the order in which the reference client reads them
+            mc_block_proof=known_state,
             shard_links=links,
             header=encode_boc(header_proof(block)),
             prev_header=previous,

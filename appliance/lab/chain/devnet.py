@@ -112,6 +112,7 @@ class DevNet:
         self._mempool: deque[Message] = deque()
         self._grants: deque[Grant] = deque()
         self._subscribers: tuple[Callable[[View], None], ...] = ()
+        self._on_work: Callable[[], None] = _nobody
         self._next_validator: Validator | None = None
         self._key_block_wanted = False
         try:
@@ -145,6 +146,10 @@ class DevNet:
         """End what :meth:`subscribe` began; nothing when it did not."""
         with self._making:
             self._subscribers = tuple(each for each in self._subscribers if each != callback)
+
+    def watch_work(self, callback: Callable[[], None] | None) -> None:
+        """Have ``callback`` called, by any thread, when there is something for a block; None ends it."""
+        self._on_work = callback or _nobody
 
     @property
     def view(self) -> View:
@@ -207,13 +212,21 @@ class DevNet:
             if outcome.transaction is None:
                 raise MessageRefusedError(f"cannot apply external message to current state : {outcome.refusal}")
             self._mempool.append(message)
+        self._on_work()
 
-    def grant(self, grant: Grant) -> None:
-        """Have the faucet pay in the next block; raises :class:`DevNetError` for an amount that is not positive."""
+    def grant(self, grant: Grant) -> int:
+        """Have the faucet pay in the next block; raises :class:`DevNetError` for an amount that is not positive.
+
+        Returns:
+            The height before that block.
+        """
         if not 0 < grant.amount <= SUPPLY:
             raise DevNetError(f"a grant of {grant.amount} nanotons, expected 1 to {SUPPLY}")
         with self._making:
             self._grants.append(grant)
+            seqno = self._view.seqno
+        self._on_work()
+        return seqno
 
     def request_key_block(self) -> None:
         """Make the next block a key block with the same configuration."""
@@ -341,6 +354,10 @@ class DevNet:
         if block is None:
             raise DevNetError(f"there is no block {seqno} of workchain {workchain}")
         return block
+
+
+def _nobody() -> None:
+    """Who is told of work when nobody makes blocks by it."""
 
 
 def _create(store: ChainStore, base_config: Cell, clock: Clock, global_id: int) -> None:
