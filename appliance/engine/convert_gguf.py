@@ -36,7 +36,16 @@ def convert(source: Path, directory: Path) -> None:
     if set(missing) - {"lm_head.weight"} or unexpected:
         sys.exit(f"convert_gguf: weights do not fit: missing {missing}, unexpected {unexpected}")
     plain.tie_weights()
-    plain.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    plain.generation_config = GenerationConfig(
+        eos_token_id=configuration.eos_token_id, pad_token_id=configuration.pad_token_id
+    )
+    # transformers takes the GGUF's first special token for its last one, and remembers how it was called.
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(configuration.eos_token_id)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(configuration.pad_token_id)
+    tokenizer.model_max_length = configuration.max_position_embeddings
+    tokenizer.clean_up_tokenization_spaces = False
+    for name in ("eos_token_id", "pad_token_id", "is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
     print("step save", flush=True)  # noqa: T201 -- read by the caller as progress
     plain.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
