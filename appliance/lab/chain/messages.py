@@ -102,15 +102,7 @@ def read_account(account: Cell) -> AccountView:
     reader = Reader(account, "account")
     if not reader.flag():
         return AccountView("absent")
-    reader.address()
-    for _ in range(2):  # StorageUsed: cells and bits, VarUInteger 7
-        reader.uint(8 * reader.uint(3))
-    if reader.uint(3) == 1:  # storage_extra_info$001 dict_hash:uint256
-        reader.raw(32)
-    reader.uint(32)
-    if reader.flag():
-        reader.coins()  # due payment
-    reader.uint(64)
+    skip_to_balance(reader)
     balance = reader.coins()
     reader.maybe_ref()
     if not reader.flag():
@@ -120,6 +112,19 @@ def read_account(account: Cell) -> AccountView:
     if reader.flag():
         reader.bits(2)  # tick and tock
     return AccountView("active", balance, reader.maybe_ref(), reader.maybe_ref())
+
+
+def skip_to_balance(reader: Reader) -> None:
+    """Go over what an existing account says before its balance."""
+    reader.address()
+    for _ in range(2):  # StorageUsed: cells and bits, VarUInteger 7
+        reader.uint(8 * reader.uint(3))
+    if reader.uint(3) == 1:  # storage_extra_info$001 dict_hash:uint256
+        reader.raw(32)
+    reader.uint(32)
+    if reader.flag():
+        reader.coins()  # due payment
+    reader.uint(64)
 
 
 def empty_shard_account() -> Cell:
