@@ -324,11 +324,12 @@ class Connection:
         self._put(TcpQueryAnswer(query_id, encode(answer)))
 
     def send_error(self, query_id: int, message: str, code: int) -> None:
-        """Queue an error as the answer to a query; what the protocol cannot carry in a text is replaced."""
+        """Queue an error as the answer to a query; what the protocol cannot carry is replaced."""
         if not self.ready:
             raise LinkClosedError("the link is closed, so a query's error was not sent")
         text = message[:MAX_ERROR_TEXT].replace("\0", " ").encode("utf-8", "replace").decode()
-        self._put(TcpQueryError(query_id, code, text))
+        number = code if -(1 << 31) <= code < 1 << 31 else ErrorCode.ERROR
+        self._put(TcpQueryError(query_id, number, text))
 
     def _require(self, message: TLObject) -> None:
         if self._state is not _State.READY:

@@ -3,12 +3,16 @@
 Comes in: messages and queries to send, and what the transport delivers (through ``appliance.wire.transport``). Goes
 out: answers, and calls of a :class:`LinkHandler`. What is sent within one turn of the event loop leaves in one write.
 An exception of a handler is logged by its type and place, and costs nothing but the query it was about.
+
+Order: what a peer sends behind an answer is handled after whoever awaits :meth:`Link.query` has gone on (up to its next
+wait), so a handshake has moved to its next state before the message that relies on it is seen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from appliance.wire.base import TLFunction, TLObject
     from appliance.wire.events import Counters
     from appliance.wire.extensions import Extension
+    from attestation.ratls.peer import Peer
 
 log = structlog.get_logger(__name__)
 
@@ -63,15 +68,17 @@ class Link:
     """One connection to a peer. Made by ``LinkProtocol``; usable from ``link_ready`` on.
 
     Attributes:
-        peer: Who the transport says the peer is (``attestation.ratls.Peer``); ``None`` over plain TCP.
+        peer: Who the transport says the peer is; ``None`` over plain TCP.
     """
 
     def __init__(self, handler: LinkHandler, connection: Connection, transport: asyncio.Transport) -> None:
-        self.peer: Any = transport.get_extra_info("peer")
+        self.peer: Peer | None = transport.get_extra_info("peer")
         self._handler = handler
         self._connection = connection
         self._transport = transport
         self._loop = asyncio.get_running_loop()
+        self._events: deque[Event] = deque()
+        self._events_deferred = False
         self._flush_scheduled = False
         self._writable = asyncio.Event()
         self._writable.set()
@@ -212,7 +219,6 @@ class Link:
     def feed(self, data: bytes) -> None:
         """Bytes came."""
         self._handle(self._connection.receive_data(data))
-        self._schedule_flush()
 
     def pause(self) -> None:
         """The transport holds more than its high mark."""
@@ -224,6 +230,8 @@ class Link:
 
     def lost(self, error: Exception | None) -> None:
         """The transport is gone."""
+        while self._events and not self._closing:
+            self._handle_queued()
         if not self._closing:
             self._closing = True
             self._reason = error or LinkClosedError("the peer closed the connection")
@@ -238,20 +246,25 @@ class Link:
     # Inside
 
     def _handle(self, events: list[Event]) -> None:
-        for event in events:
-            if self._closing:
-                return
-            match event:
+        self._events.extend(events)
+        if not self._events_deferred:
+            self._handle_queued()
+        self._schedule_flush()
+
+    def _handle_queued(self) -> None:
+        self._events_deferred = False
+        while self._events and not self._closing:
+            match self._events.popleft():
                 case MessageReceived(message):
                     self._guard(self._handler.message_received, self, message)
                 case QueryReceived(query_id, query):
                     self._serve(query_id, query)
                 case AnswerReceived(query_id, answer):
-                    if (future := self._answers.pop(query_id, None)) is not None and not future.done():
-                        future.set_result(answer)
+                    self._resolve(query_id, answer)
+                    return
                 case QueryFailed(query_id, error):
-                    if (future := self._answers.pop(query_id, None)) is not None and not future.done():
-                        future.set_exception(error)
+                    self._resolve(query_id, error)
+                    return
                 case Ready():
                     self._guard(self._handler.link_ready, self)
                     if not self._ready.done():
@@ -259,6 +272,21 @@ class Link:
                 case Failed(error):
                     log.info("link failed", error=type(error).__name__, reason=error.message)
                     self.close(error)
+
+    def _resolve(self, query_id: int, outcome: TLObject | WireError) -> None:
+        """Wake whoever asked, and only then go on with what came behind the answer."""
+        future = self._answers.pop(query_id, None)
+        if future is not None and not future.done():
+            if isinstance(outcome, WireError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        self._events_deferred = True
+        self._loop.call_soon(self._handle_deferred)
+
+    def _handle_deferred(self) -> None:
+        self._handle_queued()
+        self._schedule_flush()
 
     async def _result(self, query_id: int, name: str, seconds: float) -> TLObject:
         future: asyncio.Future[TLObject] = self._loop.create_future()
@@ -340,7 +368,6 @@ class Link:
         once in ``ping_after`` is for the one way a deadline can come nearer, a pong.
         """
         self._handle(self._connection.handle_timeout())
-        self._flush()
         if self._closing:
             return
         latest = self._loop.time() + self._connection.limits.ping_after

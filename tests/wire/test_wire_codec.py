@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 import struct
 import tracemalloc
 from typing import TYPE_CHECKING, Any
@@ -176,6 +179,18 @@ def test_reads_any_kind_of_buffer_and_shares_none() -> None:
     values = [decode(data), decode(memoryview(data)), decode(bytes(data))]
     data[5] = 0
     assert values == [TcpPacket(b"abcdef")] * 3
+
+
+def test_a_decoded_object_is_as_one_that_was_made() -> None:
+    made = HttpHeader("a", "b")
+    (read,) = decode(encode(HttpResponse("1", 200, "", (made,), b"")), HttpResponse).headers
+    assert (type(read), read, hash(read)) == (HttpHeader, made, hash(made))
+    assert dataclasses.replace(read, value="c") == HttpHeader("a", "c")
+    assert copy.deepcopy(read) == pickle.loads(pickle.dumps(read)) == made  # noqa: S301 -- our own bytes
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.value = "c"  # type: ignore[misc]
+    with pytest.raises((AttributeError, TypeError)):
+        read.other = "c"  # type: ignore[attr-defined]
 
 
 def test_the_expected_class_is_demanded() -> None:
@@ -352,6 +367,20 @@ def test_a_vector_cannot_announce_more_than_the_bytes_hold() -> None:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 100_000
+
+
+def test_a_frame_full_of_the_smallest_elements_costs_no_memory() -> None:
+    count = (1 << 21) - 8
+    data = response(count, bytes(8 * count) + bytes(4))
+    assert MAX_ELEMENTS < count < len(data) // 8
+    tracemalloc.start()
+    with pytest.raises(CodecError, match="announces"):
+        decode(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+    most = response(MAX_ELEMENTS, bytes(8 * MAX_ELEMENTS) + bytes(4))
+    assert len(decode(most, HttpResponse).headers) == MAX_ELEMENTS
 
 
 def test_the_elements_of_one_object_are_bounded_together() -> None:

@@ -284,9 +284,11 @@ def test_a_query_of_the_peer_is_answered(role: Role) -> None:
     assert events == [QueryReceived(-5, WorkerUpdatePaymentStatus())]
     connection.send_answer(-5, STATUS)
     connection.send_error(6, "no\0\ud800", ErrorCode.NOT_READY)
+    connection.send_error(7, "", 1 << 40)
     assert peer.read(connection.data_to_send()) == [
         TcpQueryAnswer(-5, encode(STATUS)),
         TcpQueryError(6, 651, "no ?"),
+        TcpQueryError(7, 602, ""),
     ]
 
 

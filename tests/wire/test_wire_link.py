@@ -668,16 +668,47 @@ async def test_a_cancelled_dial_leaves_no_connection() -> None:
         assert await near.lost.get() is None
 
 
-async def test_an_answer_and_a_message_in_one_read_keep_their_order() -> None:
-    """What a peer sends right behind an answer is not seen before whoever asked may act on the answer's events."""
-    async with raw_client(far := Handler()) as raw:
+@pytest.mark.parametrize("lost", [False, True], ids=["open", "lost at once"])
+async def test_whoever_asked_goes_on_before_what_came_behind_the_answer(lost: bool) -> None:
+    """A gateway may send the first request right behind the end of the handshake, in one segment."""
+    story: list[str] = []
+
+    class Telling(Handler):
+        def message_received(self, link: Link, message: TLObject) -> None:
+            story.append(type(message).__name__)
+            super().message_received(link, message)
+
+        def link_lost(self, link: Link, reason: Exception | None) -> None:
+            story.append("lost")
+            super().link_lost(link, reason)
+
+    far = Telling()
+
+    async def handshake() -> None:
+        await far.links[0].query(ASK, timeout=5)
+        story.append("first answer")
+        with pytest.raises(QueryError):
+            await far.links[0].query(ASK, timeout=5)
+        story.append("second answer")
+
+    async with raw_client(far) as raw:
         await far.ready.wait()
-        asking = asyncio.create_task(far.links[0].query(ASK, timeout=5))
-        query = await raw.read()
-        assert isinstance(query, TcpQuery)
-        raw.write(TcpPacket(encode(WorkerEnabledDisabled(1))), TcpQueryAnswer(query.id, encode(STATUS)))
-        assert await asking == STATUS
-        assert far.messages.get_nowait() == WorkerEnabledDisabled(1)
+        asking = asyncio.create_task(handshake())
+        first = await raw.read()
+        assert isinstance(first, TcpQuery)
+        before, after = TcpPacket(encode(WorkerEnabledDisabled(1))), TcpPacket(encode(PART))
+        raw.write(before, TcpQueryAnswer(first.id, encode(STATUS)), after)
+        second = await raw.read()
+        assert isinstance(second, TcpQuery)
+        raw.write(TcpQueryError(second.id, 0, ""), before, after)
+        if lost:
+            raw.writer.write_eof()
+            assert isinstance(await far.lost.get(), LinkClosedError)
+        await asking
+        for _ in range(4):
+            await far.messages.get()
+    one, two = "WorkerEnabledDisabled", "ProxyQueryAnswerPartEx"
+    assert story == [one, "first answer", two, "second answer", one, two, "lost"]
 
 
 async def test_a_link_says_who_its_peer_is_and_shows_no_content() -> None:
