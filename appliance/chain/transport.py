@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from nacl.exceptions import CryptoError
 from pytoniq.liteclient.client import LiteClient
 
 from appliance.chain.errors import LayoutError, TransportError
@@ -127,7 +128,12 @@ class _Session:
     @classmethod
     async def connect(cls, server: LiteserverAddress) -> _Session:
         # trust_level 2 is pytoniq's word for no checks at all: only its handshake and ciphers are used.
-        cipher = LiteClient(server.host, server.port, base64.b64encode(server.public_key).decode(), trust_level=2)
+        try:
+            cipher = LiteClient(server.host, server.port, base64.b64encode(server.public_key).decode(), trust_level=2)
+        except CryptoError as error:
+            raise TransportError(
+                f"the key of liteserver {server} is no Ed25519 public key", hint="check it in the configuration"
+            ) from error
         reader, writer = await asyncio.open_connection(server.host, server.port, limit=_READ_BUFFER)
         session = cls(cipher, server, reader, writer)
         try:
