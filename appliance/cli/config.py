@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.config import ClientConfig, GatewayConfig, WorkerConfig, load
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pydantic import BaseModel
 
-    from appliance.cli.options import JsonOption
 
 app = typer.Typer(help="Check and explain configuration files.", no_args_is_help=True)
 

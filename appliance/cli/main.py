@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from appliance.cli import chain, config, demo, lab, peers, registry, setup, verify, wallet
+from appliance.cli import config, demo, lab, peers, registry, setup, verify, wallet
 from appliance.cli.output import Output
 from measurements.errors import ChrysalisError
 
@@ -29,14 +29,13 @@ app.add_typer(peers.gateway, name="gateway")
 app.add_typer(peers.client, name="client")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(registry.app, name="registry")
-app.add_typer(chain.app, name="chain")
 
 
 def run() -> None:
     """Run the command line; exits 0, 1 for a stated error, 2 for wrong usage, 130 when interrupted."""
     output = Output(as_json="--json" in sys.argv)
     try:
-        app()  # ends with SystemExit: 0, 2 for wrong usage, 130 when interrupted
+        app(prog_name="chrysalis")  # ends with SystemExit: 0, 2 for wrong usage, 130 when interrupted
     except ChrysalisError as error:
         output.failure(error.message, error.hint)
         sys.exit(1)

@@ -9,7 +9,3 @@ import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The program's TOML file.", dir_okay=False)]
-StateOption = Annotated[
-    Path,
-    typer.Option("--lab", help="Directory of a lab chain (its network.json), as `chrysalis lab chain` makes it."),
-]

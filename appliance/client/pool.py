@@ -146,7 +146,7 @@ class GatewayPool:
         gateway.session = session
         await link.negotiate()
         gateway.stage = "verifying"
-        gateway.proofs = Proofs(await self._prover.gateway(link, link.peer))
+        gateway.proofs = Proofs(await self._prover.gateway(link))
         gateway.stage = "meeting"
         terms = await session.meet()
         gateway.stage = "paying"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from appliance.chain.signed import SignedPayment
     from appliance.client.request import Prepared
     from appliance.wire.base import TLObject
-    from appliance.wire.transport import Link
+    from appliance.wire.link import Link
 
 log = structlog.get_logger(__name__)
 

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from appliance.chain.layouts import RootState
-    from appliance.wire.transport import Link
-    from attestation.ratls import Peer
+    from appliance.wire.link import Link
     from attestation.verdict import Verdict
     from attestation.verifier import Verifier
 
@@ -76,13 +75,16 @@ class Prover:
         self._block_known = block_known
         self._clock = clock
 
-    async def gateway(self, link: Link, peer: Peer) -> Verdict:
+    async def gateway(self, link: Link) -> Verdict:
         """Judge the gateway: its certificate was judged in the handshake; here its image and its fresh evidence.
 
         Raises:
             GatewayRefusedError: Its image is not listed.
             RefusedError: Its evidence fails a check; the verdict is inside.
         """
+        peer = link.peer
+        if peer is None:
+            raise GatewayRefusedError("the link says nothing about its peer", hint="plain TCP is for tests only")
         if self._demand.check_images and peer.image_hash not in self._root().proxy_hashes:
             raise GatewayRefusedError(
                 f"the gateway's image {peer.image_hash.hex()} is not listed in {self._demand.root_contract}",

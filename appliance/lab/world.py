@@ -11,7 +11,7 @@ import base64
 import json
 import secrets
 import socket
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +19,7 @@ import aiohttp
 import tomli_w
 
 from appliance.assembly import open_chain
-from appliance.chain import admin, contracts
+from appliance.chain import contracts
 from appliance.chain.deploy import root_deploy_message
 from appliance.chain.layouts import Params, RootState
 from appliance.chain.owner_wallet import OwnerWallet
@@ -33,7 +33,7 @@ from attestation.claims import image_hash
 from attestation.tdx import parse_quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from appliance.chain.addresses import Address
@@ -145,12 +145,7 @@ class World:
         self.tee = SyntheticTdx()
         self.root_owner_key = new_key(directory / "root-owner.key")
         self.owner_key = new_key(directory / "owner.key")
-        self.liteservers = (
-            LiteserverConfig(
-                address=f"{self._facts['liteserver']['host']}:{self._facts['liteserver']['port']}",
-                key=self._facts["liteserver"]["key"],
-            ),
-        )
+        self.liteservers = tuple(LiteserverConfig.model_validate(server) for server in self._facts["liteservers"])
         self.chain: ChainClient
         self.network: NetworkConfig
         self.root_owner: OwnerWallet
@@ -186,7 +181,7 @@ class World:
             head = await self.chain.wait_head(head.block.seqno, timeout=60.0)
 
     async def deploy_root(self) -> Address:
-        """Fund the root's owner and deploy an empty root contract; its address becomes part of the measured configuration."""
+        """Fund the root's owner and deploy an empty root contract; measured configurations name it from then on."""
         await self.faucet(self.root_owner.address, 1000 * TON)
         empty: frozenset[bytes] = frozenset()
         state = RootState(self.root_owner.address, 1, empty, (), 0, empty, empty, self.economy.params())
@@ -234,7 +229,9 @@ class World:
         write_secret(self.directory / name, text.encode())
         return text
 
-    def write_config(self, name: str, measured: MeasuredConfig, owner: Mapping[str, Any], host: Mapping[str, Any]) -> Path:
+    def write_config(
+        self, name: str, measured: MeasuredConfig, owner: Mapping[str, Any], host: Mapping[str, Any]
+    ) -> Path:
         """Write a program's TOML file."""
         common = {
             "state_dir": str(self.directory / f"{name}-state"),
@@ -261,22 +258,3 @@ class World:
             if answer.status != 200:
                 raise LabError(f"the lab chain refused {path}: {found.get('error', answer.status)}")
             return found
-
-
-@contextmanager
-def free_ports() -> Iterator[Ports]:
-    """Ports that are given back at the end."""
-    ports = Ports()
-    try:
-        yield ports
-    finally:
-        ports.release()
-
-
-def images(worker: Machine, gateway: Machine, root: Address, model: str) -> tuple[OwnerOrder, ...]:
-    """The orders that list both images and the model."""
-    return (
-        admin.add_image(root, worker.image),
-        admin.add_proxy_image(root, gateway.image),
-        admin.add_model(root, model),
-    )

@@ -1,0 +1,105 @@
+"""``chrysalis demo``: the whole network on this machine, on real parts."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from appliance import logs
+from appliance.cli.options import JsonOption
+from appliance.cli.output import Output
+from appliance.cli.progress import shown
+from appliance.lab.demo import PROMPTS, Demonstration, Result, Settings
+from measurements.errors import ChrysalisError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from appliance.engine.progress import Progress
+
+
+class Delist(StrEnum):
+    """What to leave out of the root contract."""
+
+    image = "image"
+    model = "model"
+
+
+class Told:
+    """Stages, lines and answers for a person; with ``--json`` they go to standard error."""
+
+    def __init__(self, output: Output, progress: Callable[[Progress], None]) -> None:
+        self._output = output
+        self._console = output.console if output.as_json else output.plain
+        self.progress = progress
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self._console.print(f"\n[bold cyan]== {name}[/]")
+
+    def line(self, text: str) -> None:
+        """A line."""
+        self._console.print(text, markup=False)
+
+    def text(self, piece: str) -> None:
+        """A piece of an answer as it comes."""
+        self._console.print(piece, end="", markup=False, soft_wrap=True)
+
+
+def demo(
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Ask this instead; may be repeated.")] = None,
+    model: Annotated[
+        str, typer.Option(help="smollm2 (a real chat model) or tiny (random weights, seconds).")
+    ] = "smollm2",
+    delist: Annotated[
+        Delist | None, typer.Option(help="Leave the worker's image or model unlisted: see the refusal.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the directory with keys, files, ledgers and logs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole network on this machine: chain, engine, gateway, worker, client; three prompts; a payout."""
+    logs.configure("warning")
+    output = Output(as_json=as_json)
+    directory = Path(tempfile.mkdtemp(prefix="chrysalis-demo-"))
+    settings = Settings(directory, model, tuple(prompt or PROMPTS), delist.value if delist else None)
+    failure = ""
+    with ExitStack() as stack:
+        told = Told(output, stack.enter_context(shown(output)))
+        demonstration = Demonstration(settings, told)
+        try:
+            asyncio.run(demonstration.run())
+        except ChrysalisError as error:
+            failure = str(error)
+    result = demonstration.result
+    result.error = failure
+    result.ok = result.ok and not failure
+    _summary(output, result)
+    if keep or (failure and not delist):
+        output.progress(f"kept: {directory}")
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+    output.result(result.to_dict())
+    raise typer.Exit(0 if result.ok else 1)
+
+
+def _summary(output: Output, result: Result) -> None:
+    output.table("stages", ("stage", "seconds"), [(item["name"], f"{item['seconds']:.1f}") for item in result.stages])
+    output.table("checks", ("check", "holds"), [(name, "yes" if ok else "NO") for name, ok in result.checks.items()])
+    if result.tokens:
+        rows = [(source, *(counts.get(kind, "") for kind in ("prompt", "completion", "total")))
+                for source, counts in result.tokens.items()]  # fmt: skip
+        output.table("tokens (the ledger's are adjusted)", ("counted by", "prompt", "completion", "total"), rows)
+    if result.ok:
+        output.say(f"\nThe owner earned {result.owner_after - result.owner_before} nanotons. Everything agrees.")
+    else:
+        failed = [name for name, ok in result.checks.items() if not ok]
+        output.failure(result.error or f"does not hold: {', '.join(failed)}") if not output.as_json else None

@@ -1,0 +1,111 @@
+"""``chrysalis verify``: judge a running peer, a certificate or an evidence bundle, check by check."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from appliance.assembly import host_port
+from appliance.cli.options import JsonOption
+from appliance.cli.output import Output
+from appliance.errors import ConfigError
+from attestation.collateral import CollateralSource, FileCollateral, PccsCollateral
+from attestation.errors import AttestationError, RefusedError
+from attestation.evidence import parse_bundle
+from attestation.policy import for_name
+from attestation.ratls import Identity, RatlsDialer, open_pool
+from attestation.verifier import Verifier
+
+if TYPE_CHECKING:
+    from attestation.verdict import Verdict
+
+MAX_FILE_BYTES = 4 << 20
+_PEER = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+
+
+class Policy(StrEnum):
+    """What to demand."""
+
+    tdx = "tdx"
+    simulated = "simulated"
+    fake_tdx = "fake_tdx"
+
+
+def verify(
+    target: Annotated[str, typer.Argument(help="host:port of a peer, or a file: certificate or bundle.")],
+    policy: Annotated[Policy, typer.Option(help="simulated: a root you name; no assurance.")] = Policy.tdx,
+    root: Annotated[list[Path] | None, typer.Option(help="A simulated world's root certificate.")] = None,
+    collateral: Annotated[str | None, typer.Option(help="A file, a directory or a service's address.")] = None,
+    nonce: Annotated[str | None, typer.Option(help="The nonce a bundle must answer (64 hex digits).")] = None,
+    image: Annotated[str | None, typer.Option(help="The image hash to expect (64 hex digits).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge evidence; exit 0 only when every check passes (and the image is the expected one)."""
+    output = Output(as_json=as_json)
+    roots = tuple(_read(path) for path in root or ())
+    verifier = Verifier(for_name(policy.value, simulated_roots=roots), _source(collateral))
+    verdict = asyncio.run(_judge(target, verifier, nonce))
+    for line in verdict.explain():
+        output.say(line)
+    expected = image is None or verdict.image_hash.hex() == image.lower()
+    if not expected:
+        output.say(f"image: seen {verdict.image_hash.hex()}, expected {image}")
+    output.result({**json.loads(verdict.to_json()), "ok": verdict.accepted and expected})
+    raise typer.Exit(0 if verdict.accepted and expected else 1)
+
+
+async def _judge(target: str, verifier: Verifier, nonce: str | None) -> Verdict:
+    path = Path(target)
+    if not path.exists() and _PEER.fullmatch(target):
+        return await _peer(target, verifier)
+    data = _read(path)
+    if data.startswith(_CERTIFICATE):
+        der = x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
+        return await verifier.verify_certificate(der, role="server")
+    try:
+        bundle = parse_bundle(data)
+    except AttestationError:
+        return await verifier.verify_certificate(data, role="server")
+    wanted = bytes.fromhex(nonce) if nonce else bundle.nonce
+    return await verifier.verify_bundle(data, nonce=wanted, public_key=bundle.keys["tls"])
+
+
+async def _peer(target: str, verifier: Verifier) -> Verdict:
+    """Connect as a client does; the handshake's own verdict is what is shown, a refusing one too."""
+    with open_pool() as pool:
+        dialer = RatlsDialer(await Identity.create(None), verifier, pool=pool)
+        try:
+            transport, _ = await dialer.connect(asyncio.Protocol, *host_port(target))
+        except RefusedError as error:
+            return error.verdict
+        verdict: Verdict | None = transport.get_extra_info("peer").verdict
+        transport.abort()
+    if verdict is None:
+        raise AttestationError(f"{target} showed no evidence")
+    return verdict
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="name host:port, a certificate or a bundle") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is over {MAX_FILE_BYTES} bytes", hint="this is no evidence")
+    return data
+
+
+def _source(text: str | None) -> CollateralSource | None:
+    if text is None:
+        return None
+    return PccsCollateral(text) if text.startswith(("http://", "https://")) else FileCollateral(Path(text))

@@ -1,0 +1,456 @@
+"""The demonstration: the whole network on this machine, on real parts, told stage by stage.
+
+Every program runs as a process on its production path; this module starts them, asks three prompts, waits for the pay
+to arrive on chain, and compares independent counts. It decides nothing that the programs decide. ``ok`` means: every
+answer came, the token counts agree, and the owner's balance moved by exactly what proven transactions explain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import aiohttp
+
+from appliance.accounting.tokens import Multipliers, Usage, adjusted
+from appliance.chain import admin, rewards
+from appliance.chain.addresses import Address
+from appliance.chain.layouts import WorkerData
+from appliance.chain.wallet import tons
+from appliance.engine.models import PreparedModel, prepare
+from appliance.keys import new_key
+from appliance.lab import retokenize
+from appliance.lab.asking import Asked, Caller, messages
+from appliance.lab.errors import LabError
+from appliance.lab.processes import Child, Processes, survivors, until_file, until_healthy
+from appliance.lab.tee_service import collateral_path
+from appliance.lab.world import TON, Economy, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from appliance.chain.types import AccountState
+    from appliance.engine.progress import Progress
+
+PROMPTS = (
+    "What is the capital of France? Answer in one sentence.",
+    "Name three primary colours.",
+    "Write one short sentence about the sea.",
+)
+PRICES = Economy(price_per_token=1_200_000, worker_fee_per_token=1_000_000)
+COEFFICIENT = 1000
+MAX_TOKENS = 48
+POW_DIFFICULTY = 16
+COMMIT_S = 3.0
+ENGINE_START_S = 600.0
+START_S = 120.0
+PAID_S = 240.0
+OWNER_FUNDS = 10 * TON
+WALLET_FUNDS = 10 * TON
+CLIENT_FUNDS = 100 * TON
+STAKE = 20 * TON
+
+
+class Reporter(Protocol):
+    """Who is told."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        ...
+
+    def line(self, text: str) -> None:
+        """Something worth knowing."""
+        ...
+
+    def text(self, piece: str) -> None:
+        """A piece of an answer as it comes."""
+        ...
+
+    def progress(self, report: Progress) -> None:
+        """A long preparation goes on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to demonstrate.
+
+    Attributes:
+        directory: Where everything is kept.
+        model: A recipe of the engine room: ``smollm2`` or ``tiny``.
+        prompts: At least one; the last is asked through the ``openai`` package.
+        delist: What to leave out of the root contract, to see the refusal.
+    """
+
+    directory: Path
+    model: str = "smollm2"
+    prompts: tuple[str, ...] = PROMPTS
+    delist: Literal["image", "model"] | None = None
+
+
+@dataclass(slots=True)
+class Result:
+    """What is printed in the end; :meth:`to_dict` is the JSON object."""
+
+    ok: bool = False
+    error: str = ""
+    engine: dict[str, Any] = field(default_factory=dict)
+    prompts: list[Asked] = field(default_factory=list)
+    verdicts: dict[str, Any] = field(default_factory=dict)
+    tokens: dict[str, Any] = field(default_factory=dict)
+    signed_tokens: int = 0
+    owner_before: int = 0
+    owner_after: int = 0
+    expected_delta: int = 0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    chain: dict[str, Any] = field(default_factory=dict)
+    processes_left: list[str] = field(default_factory=list)
+    checks: dict[str, bool] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            name: [item.to_dict() for item in self.prompts] if name == "prompts" else getattr(self, name)
+            for name in self.__slots__
+        }
+
+
+class Demonstration:
+    """One run.
+
+    Args:
+        settings: What to demonstrate.
+        reporter: Who is told.
+    """
+
+    def __init__(self, settings: Settings, reporter: Reporter) -> None:
+        self._settings = settings
+        self._tell = reporter
+        self._result = Result()
+        self._processes = Processes(settings.directory)
+        self._urls: dict[str, str] = {}
+
+    async def run(self) -> Result:
+        """Run everything; errors end up in the result, and no process is left in any case.
+
+        Raises:
+            ChrysalisError: A part could not be started or did not do its work. The result so far is in ``result``.
+        """
+        try:
+            async with self._processes, asyncio.timeout(None):
+                await self._demonstrate()
+        finally:
+            with self._stage("stop"):
+                await self._processes.stop()
+            self._result.processes_left = [f"{pid} {name}" for pid, name in survivors(self._processes.sessions)]
+        self._result.checks["no process is left"] = not self._result.processes_left
+        self._result.ok = all(self._result.checks.values())
+        return self._result
+
+    @property
+    def result(self) -> Result:
+        """What is known so far."""
+        return self._result
+
+    async def _demonstrate(self) -> None:
+        with self._stage("engine and model"):
+            model = await prepare(self._settings.model, self._tell.progress)
+            self._result.engine = {"name": "sglang", "version": model.environment.sglang, "model": model.name}
+            self._tell.line(f"SGLang {model.environment.sglang} with {model.name}")
+        with self._stage("chain"):
+            network, control = await self._start_chain()
+        async with World(self._settings.directory, network, control, PRICES) as world:
+            with self._stage("contracts"):
+                worker_image, gateway_image = await self._found_network(world, model)
+            with self._stage("gateway"):
+                await self._start("gateway", START_S)
+            with self._stage("worker"):
+                self._tell.line("the worker starts SGLang, proves what it is and connects to the gateway …")
+                await self._start("worker", ENGINE_START_S, wait=self._settings.delist is None)
+                if self._settings.delist is not None:
+                    await self._watch_refusal()
+            with self._stage("client"):
+                await self._start("client", START_S)
+            with self._stage("proofs"):
+                await self._show_proofs(model, worker_image, gateway_image)
+            worker = await self._status("worker")
+            contract = await self._worker_contract()
+            before, engine_before = await world.chain.account(world.owner.address), worker["engine"]
+            with self._stage("prompts"):
+                await self._ask(model)
+            with self._stage("payment"):
+                await self._await_payment(world, contract)
+            with self._stage("accounts"):
+                await self._settle(world, model, contract, before, engine_before)
+
+    # Stages ------------------------------------------------------------------------------------------------------
+
+    async def _start_chain(self) -> tuple[Path, str]:
+        directory = self._settings.directory / "chain"
+        child = await self._processes.start("chain", ["appliance.lab.chain", "--directory", str(directory)])
+        network = directory / "network.json"
+        await until_file(child, network, timeout=START_S)
+        facts = json.loads(network.read_text())
+        control = str(facts["control"])
+        self._urls["chain"] = control
+        await until_healthy(child, control + "/status", timeout=START_S)
+        self._tell.line(f"local chain {facts['global_id']}, one validator, liteserver on loopback")
+        return network, control
+
+    async def _found_network(self, world: World, model: PreparedModel) -> tuple[bytes, bytes]:
+        """Contracts, listings, funds and files; returns both image hashes."""
+        root = await world.deploy_root()
+        self._tell.line(f"root contract {root.friendly(bounceable=True, testnet=True)}")
+        worker_measured = world.measured(model.name, self._engine(model))
+        worker = await world.machine("worker", worker_measured)
+        gateway_measured = world.measured()
+        gateway = await world.machine("gateway", gateway_measured)
+        ports = {name: world.ports.take() for name in ("workers", "clients", "api", "worker", "gateway")}
+        orders = [admin.register_proxy(root, f"127.0.0.1:{ports['workers']} 127.0.0.1:{ports['clients']}")]
+        orders.append(admin.add_proxy_image(root, gateway.image))
+        if self._settings.delist != "image":
+            orders.append(admin.add_image(root, worker.image))
+        if self._settings.delist != "model":
+            orders.append(admin.add_model(root, model.name))
+        await world.order(*orders)
+        self._tell.line(f"listed worker image {worker.image.hex()[:16]}…, gateway image {gateway.image.hex()[:16]}…")
+        await world.faucet(world.owner.address, OWNER_FUNDS)
+        world.secret("api.key")
+        world.secret("client.secret")
+        wallets = {name: world.wallet_of(f"{name}-wallet.key") for name in ("worker", "gateway", "client")}
+        for name, address in wallets.items():
+            await world.faucet(address, CLIENT_FUNDS if name == "client" else WALLET_FUNDS)
+        self._write_configs(world, ports, worker_measured, gateway_measured, model)
+        self._urls |= {name: f"http://127.0.0.1:{ports[name]}" for name in ("worker", "gateway")}
+        self._urls["client"] = f"http://127.0.0.1:{ports['api']}"
+        world.ports.release()
+        return worker.image, gateway.image
+
+    def _engine(self, model: PreparedModel) -> dict[str, Any]:
+        engine: dict[str, Any] = {"max_tokens": 256, "max_active_requests": 8}
+        if model.self_check_prompt is not None:
+            engine |= {"self_check_prompt": model.self_check_prompt}
+        if model.self_check_pattern is not None:
+            engine |= {"self_check_pattern": model.self_check_pattern}
+        return engine
+
+    def _write_configs(
+        self, world: World, ports: dict[str, int], worker: Any, gateway: Any, model: PreparedModel
+    ) -> None:
+        directory = world.directory
+        owner = {"address": world.owner.address.friendly(testnet=True)}
+        pays = {"payout_min_nanotons": TON // 100, "payout_max_fee_share": 0.5}
+        new_key(directory / "gateway.key")
+        world.write_config(
+            "worker",
+            worker,
+            owner | pays | {"coefficient": COEFFICIENT, "gas_key_file": str(directory / "worker-wallet.key")},
+            {
+                "status": f"127.0.0.1:{ports['worker']}",
+                "quote_source": str(world.quotes("worker")),
+                "collateral": str(collateral_path(world.quotes("worker"))),
+                "model_dir": str(model.directory),
+            },
+        )
+        world.write_config(
+            "gateway",
+            gateway,
+            owner,
+            {
+                "status": f"127.0.0.1:{ports['gateway']}",
+                "listen_workers": f"127.0.0.1:{ports['workers']}",
+                "listen_clients": f"127.0.0.1:{ports['clients']}",
+                "quote_source": str(world.quotes("gateway")),
+                "collateral": str(collateral_path(world.quotes("gateway"))),
+                "key_file": str(directory / "gateway.key"),
+                "wallet_key_file": str(directory / "gateway-wallet.key"),
+                "pow_difficulty": POW_DIFFICULTY,
+                "commit_interval_s": COMMIT_S,
+            },
+        )
+        world.write_config(
+            "client",
+            gateway,
+            owner,
+            {
+                "listen": f"127.0.0.1:{ports['api']}",
+                "collateral": str(collateral_path(world.quotes("gateway"))),
+                "api_key_file": str(directory / "api.key"),
+                "wallet_key_file": str(directory / "client-wallet.key"),
+                "secret_file": str(directory / "client.secret"),
+                "top_up_nanotons": STAKE,
+                "max_coefficient": COEFFICIENT,
+                "budget_nanotons": 2 * STAKE,
+            },
+        )
+
+    async def _start(self, name: str, limit: float, *, wait: bool = True) -> Child:
+        config = str(self._settings.directory / f"{name}.toml")
+        child = await self._processes.start(name, ["appliance.cli", name, "run", "--config", config])
+        if wait:
+            await until_healthy(child, self._urls[name] + "/health", timeout=limit)
+            self._tell.line(f"{name} is ready ({self._urls[name]})")
+        return child
+
+    async def _watch_refusal(self) -> None:
+        """With the image or the model not listed, the worker must say why it takes no work."""
+        async with asyncio.timeout(ENGINE_START_S):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    reason = _refusal(await self._status("worker"))
+                    if reason:
+                        raise LabError(f"the worker is refused, as it should be: {reason}")
+                if (fallen := self._processes.fallen()) is not None:
+                    raise LabError(f"{fallen.name} ended; it said:\n{fallen.tail()}")
+                await asyncio.sleep(1.0)
+
+    async def _show_proofs(self, model: PreparedModel, worker_image: bytes, gateway_image: bytes) -> None:
+        found = await self._get("client", f"/v1/attestation?model={model.base_name}")
+        gateway = found["gateways"][0]
+        worker = gateway["workers"][0]
+        self._result.verdicts = {"gateway": gateway["gateway"], "worker": worker}
+        for name, verdict, image in (("gateway", gateway["gateway"], gateway_image), ("worker", worker, worker_image)):
+            self._tell.line(f"{name}:")
+            for line in verdict["explained"]:
+                self._tell.line(f"  {line}")
+            accepted = bool(verdict["accepted"]) and verdict["image_hash"] == image.hex()
+            self._result.checks[f"{name} is verified and runs the listed image"] = accepted
+
+    async def _ask(self, model: PreparedModel) -> None:
+        key = (self._settings.directory / "api.key").read_text().strip()
+        caller = Caller(self._urls["client"], key, model.base_name, MAX_TOKENS)
+        *plain, last = self._settings.prompts
+        for prompt in plain:
+            self._tell.line(f"> {prompt}")
+            self._answered(await caller.over_http(prompt, self._tell.text))
+        self._tell.line(f"> {last}")
+        self._answered(await caller.over_openai(last, self._tell.text))
+        self._result.checks["every answer came"] = all(asked.answer for asked in self._result.prompts)
+
+    def _answered(self, asked: Asked) -> None:
+        self._result.prompts.append(asked)
+        used, rate = asked.tokens["completion"], asked.tokens["completion"] / max(asked.seconds, 1e-9)
+        self._tell.line(f"  [{used} tokens in {asked.seconds:.1f} s, {rate:.1f}/s, via {asked.via}]")
+
+    async def _await_payment(self, world: World, contract: Address) -> None:
+        """Wait until the worker contract has paid for every token that the worker counted."""
+        owed = (await self._status("worker"))["tokens"]["total"]
+        self._tell.line(f"{owed} adjusted tokens are earned; waiting for the gateway's commitment and the payout …")
+        head = await world.chain.head()
+        async with asyncio.timeout(PAID_S):
+            while await self._paid_tokens(world, contract) < owed:
+                if (fallen := self._processes.fallen()) is not None:
+                    raise LabError(f"{fallen.name} ended; it said:\n{fallen.tail()}")
+                head = await world.chain.wait_head(head.block.seqno, timeout=60.0)
+        self._result.signed_tokens = await self._paid_tokens(world, contract)
+
+    async def _settle(
+        self,
+        world: World,
+        model: PreparedModel,
+        contract: Address,
+        before: AccountState,
+        engine_before: dict[str, int],
+    ) -> None:
+        """Compare the counts with each other and the balance with proven transactions."""
+        result = self._result
+        worker = await self._status("worker")
+        engine = {name: worker["engine"][name] - engine_before[name] for name in engine_before}
+        counted = {
+            "engine": {"prompt": engine["prompt_tokens"], "completion": engine["generation_tokens"]},
+            "retokenised": await self._retokenise(model),
+            "usage": {kind: sum(asked.tokens[kind] for asked in result.prompts) for kind in ("prompt", "completion")},
+            "ledger": worker["tokens"],
+        }
+        result.tokens = counted
+        prices = Multipliers(
+            PRICES.prompt_multiplier,
+            PRICES.cached_multiplier,
+            PRICES.completion_multiplier,
+            PRICES.reasoning_multiplier,
+        )
+        owed = sum(adjusted(Usage(**asked.tokens), COEFFICIENT, prices).total_tokens_used for asked in result.prompts)
+        result.checks["engine and usage agree"] = counted["engine"] == counted["usage"]
+        if self._settings.model != "tiny":  # random weights do not write what their tokenizer would
+            result.checks["the text's own tokens agree"] = counted["engine"] == counted["retokenised"]
+        result.checks["ledger and usage agree"] = counted["ledger"]["total"] == owed
+        result.checks["everything earned is signed and paid"] = result.signed_tokens == owed
+        statement = await rewards.explain(world.chain, world.owner.address, [contract], since=before)
+        result.owner_before, result.owner_after = statement.opening, statement.closing
+        result.expected_delta = statement.explained
+        result.checks["the balance moved as proven transactions explain"] = statement.difference == 0
+        fee = PRICES.worker_fee_per_token
+        result.checks["the owner was paid tokens times fee"] = statement.earned == owed * fee
+        head = await world.chain.head()
+        chain = await self._get("chain", "/status")
+        result.chain = {"height": head.block.seqno, "transactions": chain["transactions"]}
+        self._tell.line(f"owner before {tons(result.owner_before)}, after {tons(result.owner_after)}")
+        self._tell.line(f"  {owed} adjusted tokens × {fee} nanotons = {tons(owed * fee)}")
+        for line in statement.lines():
+            self._tell.line(f"  {line}")
+
+    # Small things -----------------------------------------------------------------------------------------------
+
+    async def _worker_contract(self) -> Address:
+        worker = await self._status("worker")
+        return Address.parse(worker["gateways"][0]["worker_contract"])
+
+    async def _paid_tokens(self, world: World, contract: Address) -> int:
+        state = await world.chain.account(contract)
+        return WorkerData.from_cell(state.data).tokens if state.data is not None else 0
+
+    async def _retokenise(self, model: PreparedModel) -> dict[str, int]:
+        conversations = [
+            {"messages": messages(asked.text), "answer": asked.answer, "ended": asked.finish_reason == "stop"}
+            for asked in self._result.prompts
+        ]
+        script = str(Path(retokenize.__file__))
+        process = await asyncio.create_subprocess_exec(
+            str(model.environment.python),
+            script,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        task = json.dumps({"model": str(model.directory), "conversations": conversations}).encode()
+        output, _ = await process.communicate(task)
+        if process.returncode:
+            raise LabError(f"the tokenizer ended with status {process.returncode}")
+        counts = json.loads(output)
+        return {kind: sum(count[kind] for count in counts) for kind in ("prompt", "completion")}
+
+    async def _status(self, name: str) -> dict[str, Any]:
+        return await self._get(name, "/status")
+
+    async def _get(self, name: str, path: str) -> dict[str, Any]:
+        headers = {}
+        if name == "client":
+            headers["Authorization"] = "Bearer " + (self._settings.directory / "api.key").read_text().strip()
+        async with aiohttp.ClientSession() as http, http.get(self._urls[name] + path, headers=headers) as answer:
+            found: dict[str, Any] = await answer.json()
+            if answer.status != 200:
+                raise LabError(f"{name} answered {answer.status} to {path}: {found.get('error')}")
+            return found
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._tell.stage(name)
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._result.stages.append({"name": name, "seconds": round(time.monotonic() - begun, 3)})
+
+
+def _refusal(status: dict[str, Any]) -> str:
+    """Why the worker takes no work, if that is because of what the root contract lists."""
+    reasons = [
+        str(status.get("reason", "")),
+        *(str(gateway.get("reason", "")) for gateway in status.get("gateways", ())),
+    ]
+    return next((reason for reason in reasons if "not listed" in reason), "")
