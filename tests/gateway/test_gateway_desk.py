@@ -99,7 +99,8 @@ def test_the_body_is_made_to_agree_with_the_reservation() -> None:
     world.ask(client, query=http_request(body), max_tokens=60)
     request = decode(order(worker).query, HttpRequest)
     assert json.loads(request.payload)["max_tokens"] == 20
-    assert dict((header.name, header.value) for header in request.headers)["content-length"] == str(len(request.payload))
+    headers = {header.name: header.value for header in request.headers}
+    assert headers["content-length"] == str(len(request.payload))
     agreeing = http_request({"model": MODEL, "messages": [], "max_tokens": 20, "n": 3})
     world.ask(client, query=agreeing, max_tokens=60)
     assert order(worker).query == agreeing
@@ -256,7 +257,8 @@ def test_a_workers_error_costs_nothing_and_needs_no_final_info() -> None:
         client, worker = world.client(1), world.worker(1)
         request_id = world.ask(client)
         sent = order(worker)
-        world.desk.worker_message(worker, ProxyQueryAnswerErrorEx(sent.request_id, 621, "no", int(info is not None), info))
+        failure = ProxyQueryAnswerErrorEx(sent.request_id, 621, "no", int(info is not None), info)
+        world.desk.worker_message(worker, failure)
         error, payment = client.port.take()  # type: ignore[attr-defined]
         assert isinstance(error, ClientQueryAnswerErrorEx)
         assert (error.request_id, error.error_code, error.error) == (request_id, 621, "no")
@@ -440,7 +442,9 @@ EVENTS = st.tuples(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(EVENTS, max_size=60))
-def test_whatever_happens_nothing_stays_reserved(events: list[tuple[str, int, int]]) -> None:
+def test_whatever_happens_nothing_stays_reserved(  # noqa: PLR0912 - one branch an event
+    events: list[tuple[str, int, int]],
+) -> None:
     world = World(limits=DeskLimits(queue=4, client_share=0.5, timeout=20.0, grace=3.0))
     clients = [world.client(number % 3) for number in range(4)]
     workers = [world.worker(number, limit=2) for number in range(2)]

@@ -84,7 +84,7 @@ def test_what_contradicts_the_answer_is_cut(report: TokensUsed, paid: int) -> No
 def test_forged_usage_is_held_to_reservation_and_bytes() -> None:
     forged = usage_body(10**6, 10**6)
     report = adjusted(Usage(10**6, 0, 10**6, 0), 1000, PLAIN)
-    found = judged(report, observer(b'{"usage":' + forged[forged.rindex(b"{\"prompt") :]), max_tokens=100, size=200)
+    found = judged(report, observer(b'{"usage":' + forged[forged.rindex(b'{"prompt') :]), max_tokens=100, size=200)
     assert found.tokens.total_tokens_used <= 200 + 1024 + 100 + 16  # type: ignore[attr-defined]
     assert found.flaw  # type: ignore[attr-defined]
 

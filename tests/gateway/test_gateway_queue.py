@@ -68,7 +68,7 @@ def test_what_does_not_fit_keeps_its_place() -> None:
 def test_limits_of_the_queue() -> None:
     queue: FairQueue[int] = FairQueue(limit=2, client_share=0.5)
     queue.put("a", 1, retry_after=2.4)
-    with pytest.raises(RequestError, match="share of the queue is full.*retry after 3 s") as caught:
+    with pytest.raises(RequestError, match=r"share of the queue is full.*retry after 3 s") as caught:
         queue.put("a", 2, retry_after=2.4)
     assert (caught.value.code, caught.value.retry_after) == (ErrorCode.NOT_READY, 3.0)
     queue.put("b", 3, retry_after=1.0)
@@ -95,11 +95,11 @@ def test_lists_for_clients() -> None:
     cheap = world.worker(2, coefficient=500, limit=7)
     off = world.worker(3, coefficient=100)
     off.disabled = True
-    types = world.desk.fleet.types().types
-    assert [(t.name, t.active_workers, t.coefficient_min, t.coefficient_bucket50, t.coefficient_max) for t in types] == [
-        ("org/model", 3, 100, 2000, 2**31 - 1)
-    ]
+    (kind,) = world.desk.fleet.types().types
+    assert (kind.name, kind.active_workers) == ("org/model", 3)
+    assert (kind.coefficient_min, kind.coefficient_bucket50, kind.coefficient_max) == (100, 2000, 2**31 - 1)
     (newer,) = world.desk.fleet.types_v2().types
-    assert [(w.coefficient, w.active_requests, w.max_active_requests) for w in newer.workers] == [(500, 0, 7), (2000, 0, 2)]
+    shown = [(worker.coefficient, worker.active_requests, worker.max_active_requests) for worker in newer.workers]
+    assert shown == [(500, 0, 7), (2000, 0, 2)]
     world.desk.worker_lost(cheap)
     assert len(world.desk.fleet.types_v2().types[0].workers) == 1
