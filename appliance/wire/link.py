@@ -378,7 +378,10 @@ class Link:
         self._writable.set()
         for task in self._serving:
             task.cancel()
-        error = reason if isinstance(reason, WireError) else LinkClosedError("the link was closed")
+        if isinstance(reason, WireError):
+            error = reason
+        else:
+            error = LinkClosedError(f"the connection was lost: {reason}" if reason else "the link was closed")
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(LinkClosedError(f"the link was closed before the answer came: {error.message}"))
