@@ -63,7 +63,8 @@ class TvmMachine:
         try:
             result = self._tvm.transaction(shard_account, message, now=now, lt=lt, seed=seed)
         except TvmRefusedError as error:
-            return Executed(None, None, f"{error.message}, exitcode={error.exit_code}")
+            reason = error.message.removeprefix("the message was refused: ")
+            return Executed(None, None, f"{reason}, exitcode={error.exit_code}")
         return Executed(result.shard_account, result.transaction)
 
     def run_method(
