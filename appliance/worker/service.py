@@ -19,6 +19,7 @@ from appliance.chain.deploy import WorkerContract
 from appliance.chain.errors import ChainError
 from appliance.errors import ConfigError
 from appliance.wire.errors import LinkClosedError
+from appliance.wire.reconnect import Backoff
 from appliance.worker.errors import HandshakeError
 from appliance.worker.handshake import Recall, Recalled, Terms
 from appliance.worker.link import Announcement, GatewayLink
@@ -106,6 +107,8 @@ class Worker:
         payer: Deploys worker contracts; None where nobody pays gas here.
         evidence: Makes a fresh bundle for a nonce; None where there is none.
         chance: Source of draws and jitter.
+        tick: Least and most seconds between two looks at targets and standing.
+        backoff: How long to wait before a gateway is dialled again.
     """
 
     def __init__(
@@ -123,6 +126,8 @@ class Worker:
         payer: Payer | None = None,
         evidence: Callable[[bytes], Awaitable[bytes]] | None = None,
         chance: random.Random | None = None,
+        tick: tuple[float, float] = TICK_S,
+        backoff: Backoff | None = None,
     ) -> None:
         self._settings = settings
         self._offer = offer
@@ -136,7 +141,8 @@ class Worker:
         self._payer = payer
         self._evidence = evidence
         self._random = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._targets = Targets(settings.links, self._random)
+        self._tick = tick
+        self._targets = Targets(settings.links, self._random, backoff or Backoff())
         self._links: dict[str, GatewayLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._side: set[asyncio.Task[None]] = set()
@@ -278,7 +284,7 @@ class Worker:
     async def _keep_links(self) -> None:
         while True:
             self.tick()
-            await asyncio.sleep(self._random.uniform(*TICK_S))
+            await asyncio.sleep(self._random.uniform(*self._tick))
 
     def tick(self) -> None:
         """One look at root parameters, targets and standing."""

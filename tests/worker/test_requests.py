@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from worker_world import World, body_of, head_of, make_world
+from worker_world import World, body_of, head_of, make_world, until
 
 from appliance.wire.messages import (
     ChrysalisCancel,
@@ -21,6 +20,9 @@ from appliance.wire.messages import (
     ProxyQueryAnswerPartEx,
     TokensUsed,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 USED = TokensUsed(8, 3, 4, 1, 16)
 
@@ -140,10 +142,7 @@ async def test_a_cancelled_request_ends_at_the_model_server(world: World) -> Non
     query = world.gateway.run_query(mood("endless", stream=True))
     world.gateway.send(query)
     await world.gateway.wait_for(lambda messages: any(isinstance(m, ProxyQueryAnswerPartEx) for m in messages))
-    assert world.gateway.link is not None
-    async with asyncio.timeout(10):
-        while not world.gateway.link.extensions:
-            await asyncio.sleep(0.01)
+    await until(lambda: world.gateway.link is not None and bool(world.gateway.link.extensions))
     world.gateway.send(ChrysalisCancel(query.request_id))
     messages = await world.gateway.ended(query.request_id)
     assert isinstance(messages[-1], ProxyQueryAnswerErrorEx)

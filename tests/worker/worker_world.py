@@ -49,6 +49,7 @@ from appliance.wire.messages import (
     WorkerProxyHandshakeCompleted,
     WorkerUpdatePaymentStatus,
 )
+from appliance.wire.reconnect import Backoff
 from appliance.wire.transport import LinkProtocol, TcpDialer, TcpListener
 from appliance.worker.book import Book
 from appliance.worker.handshake import Offer
@@ -279,7 +280,7 @@ class ModelServer:
             self.aborted.set()
             raise
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:  # noqa: PLR0911 - a mood, an answer
         body = json.loads(await request.read())
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
@@ -354,6 +355,13 @@ async def listening(gateway: Gateway) -> AsyncIterator[Gateway]:
         if gateway.link is not None:
             gateway.link.close()
         await server.wait_closed()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something has become so."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the things waited for have no event of their own
+            await asyncio.sleep(0.005)
 
 
 class Registry:
@@ -491,17 +499,16 @@ async def make_world(path: Path, *, protocol: int = 2, start: bool = True, **opt
             dialer=TcpDialer(),
             engine_ready=lambda: up[0],
             payer=payer,
-            chance=random.Random(1),
+            chance=random.Random(1),  # noqa: S311 - a test repeats
+            tick=(0.01, 0.02),
+            backoff=Backoff(initial=0.02, maximum=0.1),
             **options,
         )
         world = World(accounts, gateway, model, registry, chain, payer, book, requests, worker, up)
         if start:
             task = asyncio.create_task(worker.run())
             stack.push_async_callback(_ended, task)
-            async with asyncio.timeout(20):
-                await gateway.completed.wait()
-                while not (worker.links and worker.links[0].ready):
-                    await asyncio.sleep(0.01)
+            await until(lambda: bool(worker.links) and worker.links[0].ready)
         yield world
 
 

@@ -1,0 +1,68 @@
+"""Who pays the gas of a worker's contracts: its node wallet, or the owner's own wallet behind a relay.
+
+In: contracts to deploy and payments to execute (:class:`~appliance.worker.payouts.Payer`). Out: messages of the chain
+room's wallet, or orders that the relay's side sends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from appliance.chain.deploy import deploy_worker
+from appliance.chain.payouts import payout_message
+from appliance.chain.relay import PayoutOrder
+
+if TYPE_CHECKING:
+    from appliance.chain.deploy import WorkerContract
+    from appliance.chain.relay import PayoutRelay
+    from appliance.chain.signed import SignedPayment
+    from appliance.chain.types import ChainReader
+    from appliance.chain.wallet import Wallet
+
+log = structlog.get_logger(__name__)
+
+
+class WalletPayer:
+    """Pays from the node wallet. What payouts leave over comes back to it; what they earn goes to the owner.
+
+    Args:
+        chain: Proven reads.
+        wallet: The node wallet.
+    """
+
+    def __init__(self, chain: ChainReader, wallet: Wallet) -> None:
+        self._chain = chain
+        self._wallet = wallet
+
+    async def deploy(self, contract: WorkerContract) -> None:
+        """Deploy a worker contract unless it is there; raises ``ChainError``."""
+        await deploy_worker(self._chain, self._wallet, contract)
+
+    async def payout(self, payment: SignedPayment) -> None:
+        """Execute a payment; raises ``ChainError``."""
+        await self._wallet.transfer([payout_message(payment, self._wallet.address)])
+
+
+class RelayPayer:
+    """Leaves payouts to the owner's wallet, outside this machine: no gas money lies here.
+
+    Args:
+        relay: Where orders are left.
+    """
+
+    def __init__(self, relay: PayoutRelay) -> None:
+        self._relay = relay
+
+    async def deploy(self, contract: WorkerContract) -> None:
+        """Say that the owner has to deploy it: a relay takes payouts only."""
+        log.warning(
+            "worker contract is not on chain",
+            contract=contract.address.friendly(),
+            hint="its owner deploys it once, with the payout command; tokens earned meanwhile are not lost",
+        )
+
+    async def payout(self, payment: SignedPayment) -> None:
+        """Leave an order; raises ``ChainError``."""
+        await self._relay.hand_over(PayoutOrder(payment))

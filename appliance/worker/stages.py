@@ -1,0 +1,64 @@
+"""The stages of a worker's start, as the status page shows them: name, state, time, and the reason of a failure."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+
+from measurements.errors import ChrysalisError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = structlog.get_logger(__name__)
+
+StageState = Literal["waiting", "running", "done", "failed"]
+
+
+@dataclass(slots=True)
+class Stage:
+    """One stage. ``seconds`` it has taken, or took."""
+
+    name: str
+    state: StageState = "waiting"
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class Stages:
+    """The stages of one start, in order.
+
+    Args:
+        names: All of them.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._stages = {name: Stage(name) for name in names}
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self._stages.values())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Around the work of a stage; an error of our tree is noted with its hint and goes on to the caller."""
+        stage = self._stages[name]
+        stage.state, stage.reason = "running", ""
+        began = time.monotonic()
+        try:
+            yield
+        except ChrysalisError as error:
+            stage.state, stage.reason = "failed", str(error)
+            log.error("stage failed", stage=name, error=type(error).__name__, reason=error.message, hint=error.hint)
+            raise
+        except BaseException as error:
+            stage.state, stage.reason = "failed", type(error).__name__
+            raise
+        else:
+            stage.state = "done"
+            log.info("stage done", stage=name, duration_s=round(time.monotonic() - began, 3))
+        finally:
+            stage.seconds = time.monotonic() - began
