@@ -304,7 +304,7 @@ class Link:
     def _serve(self, query_id: int, query: TLObject) -> None:
         if len(self._serving) >= self._connection.limits.max_served_queries:
             self._connection.counters.refused += 1
-            self._connection.send_error(query_id, "too many open queries", ErrorCode.NOT_READY)
+            self._answer_error(query_id, "too many open queries", ErrorCode.NOT_READY)
             return
         task = self._loop.create_task(self._answer(query_id, query))
         self._serving.add(task)
@@ -312,22 +312,27 @@ class Link:
 
     async def _answer(self, query_id: int, query: TLObject) -> None:
         """Run the handler; whatever happens, the peer gets an answer while the link lives."""
-        code, text = int(ErrorCode.PLAIN), LOST_PROMISE
         try:
             answer = await self._handler.query_received(self, query)
-            if self.closed:
-                return
-            self._connection.send_answer(query_id, answer)
         except (QueryError, RequestError) as error:
-            code, text = int(error.code), error.message
-        except WireError as error:  # the answer does not fit, or is wrong: the peer is told, not left waiting
-            log.warning("answer not sent", query=type(query).__name__, error=type(error).__name__)
-            code, text = int(ErrorCode.ERROR), "the answer cannot be sent"
+            self._answer_error(query_id, error.message, error.code)
         except Exception as error:  # noqa: BLE001 -- a handler's mistake must not cost the link (section 8, item 1)
             _report(error)
+            self._answer_error(query_id, LOST_PROMISE, ErrorCode.PLAIN)
         else:
-            self._schedule_flush()
+            self._answer_result(query_id, answer)
+
+    def _answer_result(self, query_id: int, answer: TLObject) -> None:
+        if self.closed:
             return
+        try:
+            self._connection.send_answer(query_id, answer)
+        except WireError as error:  # it does not fit or is wrong: the peer is told, not left waiting
+            log.warning("answer not sent", error=type(error).__name__, reason=error.message)
+            self._answer_error(query_id, "the answer cannot be sent", ErrorCode.ERROR)
+        self._schedule_flush()
+
+    def _answer_error(self, query_id: int, text: str, code: int) -> None:
         if not self.closed:
             self._connection.send_error(query_id, text, code)
             self._schedule_flush()
@@ -335,6 +340,8 @@ class Link:
     def _guard(self, call: Callable[..., None], *arguments: object) -> None:
         try:
             call(*arguments)
+        except LinkClosedError:  # it sent on a link that a later event of this turn has closed: nothing is wrong
+            return
         except Exception as error:  # noqa: BLE001 -- a handler's mistake must not cost the link (section 8, item 1)
             _report(error)
 
@@ -394,4 +401,4 @@ def _report(error: Exception) -> None:
     """Log a handler's exception by type and place; its text may hold content."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].name}:{frames[-1].lineno}" if frames else ""
-    log.error("link handler failed", error=type(error).__name__, where=where)
+    log.error("link handler failed", error=type(error).__name__, detail=where)

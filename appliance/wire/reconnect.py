@@ -92,6 +92,6 @@ async def keep_connected(
             lasted = clock() - started
         failures = 1 if lasted >= policy.stable else failures + 1
         delay = policy.delay(failures, uniform)
-        log.info("reconnecting", delay=round(delay, 3), failures=failures, error=type(error).__name__ if error else "")
+        log.info("reconnecting", delay_s=round(delay, 3), count=failures, error=type(error).__name__ if error else "")
         observe(error, delay)
         await sleep(delay)

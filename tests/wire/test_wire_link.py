@@ -237,6 +237,7 @@ async def test_the_handlers_errors_become_error_answers() -> None:
         RequestError("no such model", code=ErrorCode.PROTOCOL_VIOLATION),
         ValueError("the prompt was: secret"),
         QueryError("odd", code=12345),
+        QueryTimeoutError("of another link"),
     ]
     seen = list(errors)
 
@@ -250,10 +251,19 @@ async def test_the_handlers_errors_become_error_answers() -> None:
                 with pytest.raises(QueryError) as caught:
                     await link.query(ASK, timeout=5)
                 answers.append((caught.value.code, caught.value.message))
-            assert answers == [(651, "busy"), (621, "no such model"), (0, "Lost promise"), (12345, "odd")]
+            assert answers == [
+                (651, "busy"),
+                (621, "no such model"),
+                (0, "Lost promise"),
+                (12345, "odd"),
+                (0, "Lost promise"),
+            ]
             assert not link.closed
     assert "secret" not in str(logs)
-    assert [entry["error"] for entry in logs if entry["event"] == "link handler failed"] == ["ValueError"]
+    assert [entry["error"] for entry in logs if entry["event"] == "link handler failed"] == [
+        "ValueError",
+        "QueryTimeoutError",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -413,8 +423,28 @@ async def test_a_handler_that_raises_costs_nothing() -> None:
         await far.lost.get()
     failures = [entry for entry in logs if entry["event"] == "link handler failed"]
     assert [entry["error"] for entry in failures] == ["RuntimeError", "KeyError", "KeyError", "OSError"]
-    assert all(entry["where"] for entry in failures)
+    assert all(entry["detail"] for entry in failures)
     assert "secret" not in str(logs)
+
+
+async def test_what_came_before_a_bad_frame_is_handled_and_cannot_be_answered() -> None:
+    class Echo(Handler):
+        def message_received(self, link: Link, message: TLObject) -> None:
+            super().message_received(link, message)
+            link.send(message)
+
+    far = Echo()
+    with structlog.testing.capture_logs() as logs:
+        async with raw_client(far, limits=LinkLimits(max_served_queries=0)) as raw:
+            raw.write(TcpQuery(1, encode(ASK)), TcpPacket(encode(PART)))
+            assert await raw.read() == TcpQueryError(1, 651, "too many open queries")  # control: without the bad frame
+            assert await raw.read() == TcpPacket(encode(PART))
+            raw.write(TcpQuery(2, encode(ASK)), TcpPacket(encode(PART)))
+            raw.writer.write(bytes(8))
+            assert isinstance(await far.lost.get(), ProtocolError)
+            assert far.messages.qsize() == 2
+            assert await raw.reader.read() == b""
+    assert [entry["event"] for entry in logs] == ["link failed"]
 
 
 async def test_a_handler_may_close_its_link_from_inside() -> None:
