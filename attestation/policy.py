@@ -33,7 +33,7 @@ from attestation.rules import (
     TdAttributes,
     Xfam,
 )
-from attestation.tdx import TD10_FIELDS, TdReport
+from attestation.tdx import TD10_FIELDS, TdReport, without_padding
 from attestation.verdict import NO_ATTESTATION, Assurance, Check
 
 if TYPE_CHECKING:
@@ -107,9 +107,16 @@ class FakeReader:
 
 @dataclass(frozen=True, slots=True)
 class DcapReader:
-    """Reads a real quote under one of several roots; ``None`` is Intel's."""
+    """Reads a real quote under one of several roots.
+
+    Attributes:
+        roots: DER certificates; ``None`` is Intel's.
+        zero_padding: Whether zeros after a quote are cut rather than refused, as some machines send them.
+        needs_collateral: Always.
+    """
 
     roots: tuple[bytes | None, ...]
+    zero_padding: bool = False
     needs_collateral: bool = True
 
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
@@ -120,6 +127,8 @@ class DcapReader:
         if collateral is None:
             check = Check("collateral", False, "none", "collateral for the quote's platform", "configure a source")
             return Reading(None, None, (check,))
+        if self.zero_padding:
+            quote = without_padding(quote)
         failure = ""
         for root in self.roots:
             try:
@@ -240,6 +249,7 @@ def for_name(
     simulated_roots: Sequence[bytes] = (),
     tcb_grace_days: int = 0,
     mr_seam: frozenset[bytes] | None = None,
+    zero_padding: bool = False,
 ) -> Policy:
     """Make a policy by its configured name.
 
@@ -248,6 +258,7 @@ def for_name(
         simulated_roots: DER certificates, for ``simulated`` only.
         tcb_grace_days: See :class:`attestation.rules.TcbStatus`.
         mr_seam: See :func:`production_rules`.
+        zero_padding: Take quotes with zeros after them, as the reference's peers may show on real machines.
 
     Raises:
         AttestationError: Unknown name, or roots where none belong or are missing.
@@ -260,7 +271,10 @@ def for_name(
     if name == "tdx":
         rules = production_rules(tcb=TcbStatus(grace_days=tcb_grace_days), mr_seam=mr_seam)
         return Policy(
-            "tdx", "hardware", DcapReader((None,)), AllOf((RootKey(frozenset({dcap.INTEL_ROOT_KEY_ID})), *rules))
+            "tdx",
+            "hardware",
+            DcapReader((None,), zero_padding),
+            AllOf((RootKey(frozenset({dcap.INTEL_ROOT_KEY_ID})), *rules)),
         )
     _log.warning("policy gives no assurance: development only", policy=name)
     if name == "simulated":
@@ -268,7 +282,9 @@ def for_name(
             raise AttestationError(f"{len(simulated_roots)} simulated roots, at most {MAX_SIMULATED_ROOTS}")
         ids = frozenset(root_key_id(root) for root in simulated_roots)
         rules = production_rules(tcb=TcbStatus(grace_days=tcb_grace_days), mr_seam=mr_seam)
-        return Policy("simulated", "none", DcapReader(tuple(simulated_roots)), AllOf((RootKey(ids), *rules)))
+        return Policy(
+            "simulated", "none", DcapReader(tuple(simulated_roots), zero_padding), AllOf((RootKey(ids), *rules))
+        )
     if name == "fake_tdx":
         return Policy("fake_tdx", "none", FakeReader(), AllOf((ReportData(), StatementImage())))
     if name == "any":

@@ -168,6 +168,24 @@ def parse_quote(data: bytes) -> TdxQuote:
     return TdxQuote(version, body_type, vendor, TdReport(**values), data[:end])
 
 
+def without_padding(data: bytes) -> bytes:
+    """Cut zeros that follow a quote's signature data; anything else is returned as it is, for the parser to judge.
+
+    Some interfaces hand out a quote in a buffer of fixed size, filled up with zeros.
+    """
+    offset = _HEADER.size
+    if len(data) < offset + _DESCRIPTOR.size:
+        return data
+    size = sum(length for _, length in TD10_FIELDS)
+    if data[:2] == b"\x05\x00":
+        size = _DESCRIPTOR.size + _DESCRIPTOR.unpack_from(data, offset)[1]
+    start = offset + size
+    if len(data) < start + _LENGTH.size:
+        return data
+    end = start + _LENGTH.size + _LENGTH.unpack_from(data, start)[0]
+    return data[:end] if not any(data[end:]) else data
+
+
 def attribute_names(td_attributes: bytes) -> list[str]:
     """Name the bits that are set in TDATTRIBUTES (8 bytes), lowest first."""
     value = int.from_bytes(td_attributes, "little")

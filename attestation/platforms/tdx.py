@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attestation.errors import CollectionError
 from attestation.platforms.base import check_report_data
-from attestation.tdx import MAX_QUOTE
+from attestation.tdx import MAX_QUOTE, without_padding
 
 REPORTS = Path("/sys/kernel/config/tsm/report")
 _POLL_S = 0.05
@@ -78,7 +78,7 @@ class ConfigfsTdx:
                     raise CollectionError(
                         f"configfs gave {len(quote)} bytes in generation {generation}, expected 1 to {MAX_QUOTE} in 1"
                     )
-                return quote
+                return without_padding(quote)
             if time.monotonic() > deadline:
                 raise CollectionError(
                     f"no quote within {self._timeout:.0f} s", hint="the platform may not be registered"

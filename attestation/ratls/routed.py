@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -121,11 +121,9 @@ class _Opening(asyncio.Protocol):
             self._steps = [self._greeting_reply, self._reply, self._frame]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            raise HandshakeError(f"transport of type {type(transport).__name__}, expected a stream")
-        self._inner = transport
+        self._inner = cast("asyncio.Transport", transport)  # uvloop's streams do not derive from asyncio's classes
         if self._target is not None:
-            transport.write(socks5.GREETING)
+            self._inner.write(socks5.GREETING)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -7,7 +7,7 @@ first gets the attestation frame, then both directions are copied. The reference
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
@@ -139,8 +139,7 @@ class _End(asyncio.Protocol):
         self.other: _End | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's streams do not derive from asyncio's classes
         self._router.track(self)
 
     def data_received(self, data: bytes) -> None:

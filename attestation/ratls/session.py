@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import structlog
 from cryptography.hazmat.primitives import serialization
@@ -89,9 +89,7 @@ class RatlsSession(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start with the challenge (listening) or wait for it (connecting)."""
-        if not isinstance(transport, asyncio.Transport):
-            raise HandshakeError(f"transport of type {type(transport).__name__}, expected a stream")
-        self._inner = transport
+        self._inner = cast("asyncio.Transport", transport)  # uvloop's streams do not derive from asyncio's classes
         if self._connecting:
             self._tls.set_connect_state()
         else:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from attestation.ratls.peer import Peer
 
 _RECORD = 16384
-_SLICE = 1 << 20
 _READ = 1 << 18
 _EAGER = 1 << 16
 
@@ -180,11 +179,8 @@ class RatlsTransport(asyncio.Transport):
         self._pending.clear()
         self._pending_size = 0
         try:
-            for start in range(0, len(data), _SLICE):
-                piece = data if len(data) <= _SLICE else memoryview(data)[start : start + _SLICE]
-                while piece:
-                    piece = piece[self._tls.send(piece) :]
-                self._drain_tls()
+            self._tls.sendall(data)
+            self._drain_tls()
         except SSL.Error as error:
             self._fail(error)
 

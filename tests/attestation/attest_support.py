@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from appliance.lab import tee_service
 from attestation import policy
@@ -39,7 +39,7 @@ class World:
         return self.tdx.quote(report_data, **self.registers)
 
 
-def verifier_for(tdx: SyntheticTdx, *, now: float = NOW, **options: int) -> Verifier:
+def verifier_for(tdx: SyntheticTdx, *, now: float = NOW, **options: Any) -> Verifier:
     chosen = policy.for_name("simulated", simulated_roots=(tdx.root_der,), **options)
     return Verifier(chosen, StaticCollateral(tdx.collateral_json()), clock=lambda: now)
 

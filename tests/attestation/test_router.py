@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from attest_support import Lab, Recorder, settle
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation import policy
@@ -211,6 +211,7 @@ def test_bad_frames_are_refused(body: bytes, message: str) -> None:
         frames.decode_frame(body)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=700))
 def test_no_bytes_break_the_frame_parser(data: bytes) -> None:
     for body in (data, bytes(4) + data, b"\x01\0\0\0\0\0\0\0" + data):
@@ -221,6 +222,7 @@ def test_no_bytes_break_the_frame_parser(data: bytes) -> None:
         assert frame.encode()[4:] == body
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64), st.lists(st.integers(1, 9), max_size=20), st.booleans())
 def test_no_bytes_break_the_socks_server(data: bytes, cuts: list[int], passwords: bool) -> None:
     """And how the bytes are cut changes nothing."""
