@@ -2,7 +2,6 @@
 
 Comes in: messages and queries to send, and what the transport delivers (through ``appliance.wire.transport``). Goes
 out: answers, and calls of a :class:`LinkHandler`. What is sent within one turn of the event loop leaves in one write.
-An exception of a handler is logged by its type and place, and costs nothing but the query it was about.
 
 Order: what a peer sends behind an answer is handled after whoever awaits :meth:`Link.query` has gone on (up to its next
 wait), so a handshake has moved to its next state before the message that relies on it is seen.
@@ -11,14 +10,11 @@ wait), so a handshake has moved to its next state before the message that relies
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from appliance.errors import ErrorCode, RequestError
-from appliance.wire.connection import LOST_PROMISE, Connection
 from appliance.wire.errors import LinkClosedError, QueryError, QueryTimeoutError, SlowPeerError, WireError
 from appliance.wire.events import (
     AnswerReceived,
@@ -29,39 +25,20 @@ from appliance.wire.events import (
     QueryReceived,
     Ready,
 )
+from appliance.wire.handler import guarded
+from appliance.wire.serving import Serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from appliance.wire.base import TLFunction, TLObject
+    from appliance.wire.connection import Connection
     from appliance.wire.events import Counters
     from appliance.wire.extensions import Extension
+    from appliance.wire.handler import LinkHandler
     from attestation.ratls.peer import Peer
 
 log = structlog.get_logger(__name__)
 
 ResultT = TypeVar("ResultT")
-
-
-class LinkHandler(Protocol):
-    """What a program does with a link. No method but ``query_received`` may block."""
-
-    def link_ready(self, link: Link) -> None:
-        """The handshake is done; called once, before any message."""
-
-    def message_received(self, link: Link, message: TLObject) -> None:
-        """A one-way message came."""
-
-    async def query_received(self, link: Link, query: TLObject) -> TLObject:
-        """Answer a query; cancelled when the link is lost.
-
-        Raises:
-            QueryError: Becomes the error answer, with its code and text.
-            RequestError: Likewise.
-        """
-
-    def link_lost(self, link: Link, reason: Exception | None) -> None:
-        """The link is over; called once, also if it was never ready. ``reason`` is ``None`` if we closed it."""
 
 
 class Link:
@@ -83,7 +60,7 @@ class Link:
         self._writable = asyncio.Event()
         self._writable.set()
         self._answers: dict[int, asyncio.Future[TLObject]] = {}
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving = Serving(self, handler, connection, self._schedule_flush)
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -240,7 +217,7 @@ class Link:
         for timer in (self._timer, self._linger):
             if timer is not None:
                 timer.cancel()
-        self._guard(self._handler.link_lost, self, self._reason)
+        guarded(self._handler.link_lost, self, self._reason)
         self._lost.set_result(None)
 
     # Inside
@@ -256,9 +233,9 @@ class Link:
         while self._events and not self._closing:
             match self._events.popleft():
                 case MessageReceived(message):
-                    self._guard(self._handler.message_received, self, message)
+                    guarded(self._handler.message_received, self, message)
                 case QueryReceived(query_id, query):
-                    self._serve(query_id, query)
+                    self._serving.serve(query_id, query)
                 case AnswerReceived(query_id, answer):
                     self._resolve(query_id, answer)
                     return
@@ -266,7 +243,7 @@ class Link:
                     self._resolve(query_id, error)
                     return
                 case Ready():
-                    self._guard(self._handler.link_ready, self)
+                    guarded(self._handler.link_ready, self)
                     if not self._ready.done():
                         self._ready.set_result(None)
                 case Failed(error):
@@ -300,50 +277,6 @@ class Link:
         finally:
             self._answers.pop(query_id, None)
             self._connection.forget_query(query_id)
-
-    def _serve(self, query_id: int, query: TLObject) -> None:
-        if len(self._serving) >= self._connection.limits.max_served_queries:
-            self._connection.counters.refused += 1
-            self._answer_error(query_id, "too many open queries", ErrorCode.NOT_READY)
-            return
-        task = self._loop.create_task(self._answer(query_id, query))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-
-    async def _answer(self, query_id: int, query: TLObject) -> None:
-        """Run the handler; whatever happens, the peer gets an answer while the link lives."""
-        try:
-            answer = await self._handler.query_received(self, query)
-        except (QueryError, RequestError) as error:
-            self._answer_error(query_id, error.message, error.code)
-        except Exception as error:  # noqa: BLE001 -- a handler's mistake must not cost the link (section 8, item 1)
-            _report(error)
-            self._answer_error(query_id, LOST_PROMISE, ErrorCode.PLAIN)
-        else:
-            self._answer_result(query_id, answer)
-
-    def _answer_result(self, query_id: int, answer: TLObject) -> None:
-        if self.closed:
-            return
-        try:
-            self._connection.send_answer(query_id, answer)
-        except WireError as error:  # it does not fit or is wrong: the peer is told, not left waiting
-            log.warning("answer not sent", error=type(error).__name__, reason=error.message)
-            self._answer_error(query_id, "the answer cannot be sent", ErrorCode.ERROR)
-        self._schedule_flush()
-
-    def _answer_error(self, query_id: int, text: str, code: int) -> None:
-        if not self.closed:
-            self._connection.send_error(query_id, text, code)
-            self._schedule_flush()
-
-    def _guard(self, call: Callable[..., None], *arguments: object) -> None:
-        try:
-            call(*arguments)
-        except LinkClosedError:  # it sent on a link that a later event of this turn has closed: nothing is wrong
-            return
-        except Exception as error:  # noqa: BLE001 -- a handler's mistake must not cost the link (section 8, item 1)
-            _report(error)
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled and self._connection.waiting:
@@ -383,8 +316,7 @@ class Link:
     def _settle(self, reason: Exception | None) -> None:
         """Nothing will come any more: end whoever waits."""
         self._writable.set()
-        for task in self._serving:
-            task.cancel()
+        self._serving.cancel()
         if isinstance(reason, WireError):
             error = reason
         else:
@@ -395,10 +327,3 @@ class Link:
         if not self._ready.done():
             self._ready.set_exception(error)
             self._ready.exception()  # seen, so that an unawaited one is no warning
-
-
-def _report(error: Exception) -> None:
-    """Log a handler's exception by type and place; its text may hold content."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].name}:{frames[-1].lineno}" if frames else ""
-    log.error("link handler failed", error=type(error).__name__, detail=where)

@@ -13,8 +13,9 @@ from typing import Any, Protocol, cast
 from appliance.wire import extensions as ext
 from appliance.wire.connection import Connection, Role
 from appliance.wire.errors import DialError, LinkClosedError, WireError
+from appliance.wire.handler import LinkHandler
 from appliance.wire.limits import LinkLimits
-from appliance.wire.link import Link, LinkHandler
+from appliance.wire.link import Link
 
 __all__ = [
     "Dialer",
