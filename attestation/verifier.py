@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -15,6 +14,7 @@ from attestation.certificate import RatlsCertificate, parse_certificate
 from attestation.collateral import CollateralSource, FirstOf
 from attestation.errors import AttestationError, CertificateError, CollateralError, EvidenceError
 from attestation.evidence import Bundle, parse_bundle
+from attestation.lru import BoundedCache
 from attestation.verdict import NO_ATTESTATION, Check, Verdict
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from attestation.claims import WorkloadStatement
     from attestation.policy import Appraisal, Policy
 
-CACHE_LIMIT = 10_000
+CACHE_LIMIT = 4096
+PARSED_LIMIT = 512
+"""Certificates whose parsed form is kept; one holds its quote, about 5 KiB."""
+
 CLOCK_SKEW_S = 300.0
 """How far in the future evidence may be dated, in seconds."""
 
@@ -56,7 +59,9 @@ class Verifier:
         self.policy = policy
         self._collateral = collateral or FirstOf(())
         self._clock = clock
-        self._cache = _Cache(cache_limit)
+        self._appraisals: BoundedCache[Appraisal] = BoundedCache(cache_limit)
+        self._certificates: BoundedCache[RatlsCertificate] = BoundedCache(min(cache_limit, PARSED_LIMIT))
+        self._platforms: BoundedCache[tuple[str, str]] = BoundedCache(cache_limit)
 
     async def verify_certificate(self, der: bytes, *, role: Role = "client") -> Verdict:
         """Appraise the certificate of a peer (protocol specification, sections 5.6 and 5.7).
@@ -70,7 +75,7 @@ class Verifier:
         """
         now = self._clock()
         try:
-            certificate = parse_certificate(der)
+            certificate = self._parse(der)
         except CertificateError as error:
             return self._refused((_failed("certificate", error, "an RA-TLS certificate"),), now)
         checks = _certificate_checks(certificate, role, now)
@@ -154,20 +159,36 @@ class Verifier:
         if quote is not None and self.policy.reader.needs_collateral:
             collateral, note = await self._find_collateral(quote, stapled)
         key = _digest(quote, collateral, report_data, statement.to_cbor() if statement else None)
-        appraisal = self._cache.get(key, now)
+        appraisal = self._appraisals.get(key, now)
         if appraisal is None:
             appraisal = self.policy.appraise(quote, collateral, report_data=report_data, now=now, statement=statement)
             if all(check.passed for check in appraisal.checks):
-                self._cache.put(key, appraisal)
+                self._appraisals.put(key, appraisal, appraisal.expires_at)
         if note is not None:
             appraisal = appraisal.noting(note)
         return appraisal
+
+    def _parse(self, der: bytes) -> RatlsCertificate:
+        key = hashlib.sha256(der).digest()
+        certificate = self._certificates.get(key)
+        if certificate is None:
+            certificate = parse_certificate(der)
+            self._certificates.put(key, certificate)
+        return certificate
+
+    def _platform_of(self, quote: bytes) -> tuple[str, str]:
+        key = hashlib.sha256(quote).digest()
+        platform = self._platforms.get(key)
+        if platform is None:
+            platform = dcap.platform_of(quote)
+            self._platforms.put(key, platform)
+        return platform
 
     async def _find_collateral(self, quote: bytes, stapled: bytes | None) -> tuple[bytes | None, Check]:
         """Our own source first: a peer could staple collateral from before a TCB recovery."""
         expected = "collateral for the quote's platform"
         try:
-            fmspc, authority = dcap.platform_of(quote)
+            fmspc, authority = self._platform_of(quote)
         except EvidenceError as error:
             return None, _failed("collateral", error, expected)
         try:
@@ -204,30 +225,6 @@ class Verifier:
 
     def _refused(self, checks: tuple[Check, ...], now: float, public_key: bytes | None = None) -> Verdict:
         return Verdict(False, "none", self.policy.name, NO_ATTESTATION, public_key, checks, now)
-
-
-class _Cache:
-    """Least-recently-used appraisals, each until it expires."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._kept: OrderedDict[bytes, Appraisal] = OrderedDict()
-
-    def get(self, key: bytes, now: float) -> Appraisal | None:
-        found = self._kept.get(key)
-        if found is None:
-            return None
-        if now >= found.expires_at:
-            del self._kept[key]
-            return None
-        self._kept.move_to_end(key)
-        return found
-
-    def put(self, key: bytes, appraisal: Appraisal) -> None:
-        self._kept[key] = appraisal
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
 
 
 def _certificate_checks(certificate: RatlsCertificate, role: Role, now: float) -> tuple[Check, ...]:

@@ -95,7 +95,7 @@ class RatlsSession(asyncio.Protocol):
         else:
             self._tls.set_accept_state()
             self._challenge = proof.Challenge.fresh(self._difficulty)
-            transport.write(self._challenge.encode())
+            self._inner.write(self._challenge.encode())
 
     def data_received(self, data: bytes) -> None:
         """Take bytes according to the state."""
