@@ -17,10 +17,11 @@ import struct
 from typing import Final, TypeVar, overload
 
 from appliance.wire.base import TLObject
-from appliance.wire.compiler import compile_readers, compile_writers
 from appliance.wire.errors import CodecError, EncodeError, UnknownConstructorError
 from appliance.wire.messages import CLASSES
+from appliance.wire.readers import compile_readers
 from appliance.wire.schema import SCHEMA
+from appliance.wire.writers import compile_writers
 
 ObjectT = TypeVar("ObjectT", bound=TLObject)
 

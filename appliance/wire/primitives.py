@@ -2,7 +2,7 @@
 
 Layout: specification, section 1.7. One encoding per value: a length has to be in its shortest form and the padding has
 to be zero, as every known writer does it; anything else is refused, so that what was read can be written again byte for
-byte. The generated readers (``appliance.wire.compiler``) do the short form in line and come here for the rest.
+byte. The generated readers (``appliance.wire.readers``) do the short form in line and come here for the rest.
 """
 
 from __future__ import annotations
