@@ -178,8 +178,9 @@ class GatewayLink:
         link = await dial(dialer, self, (host.strip("[]"), int(port)))
         try:
             self._check_peer(link)
-            await self._shake_hands(link, state_totals=state_totals)
+            # First of all: a gateway of ours asks for fresh evidence as soon as the handshake is done.
             await link.negotiate()
+            await self._shake_hands(link, state_totals=state_totals)
             await self._watch_status(link)
         finally:
             self.ready = False

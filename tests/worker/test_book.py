@@ -1,0 +1,114 @@
+"""The account book at run time: on disk before it counts, and a disk that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from worker_world import Accounts, make_params, until
+
+from appliance.accounting.errors import LedgerError, PaymentRefusedError, StoreFullError
+from appliance.accounting.records import Counters, ProxyRecord
+from appliance.accounting.worker_ledger import WorkerLedger
+from appliance.worker.book import Book
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
+
+ACCOUNTS = Accounts(make_params())
+RECORD = ProxyRecord(ACCOUNTS.contract, ACCOUNTS.public_key, ACCOUNTS.worker_contract, 1)
+
+
+@asynccontextmanager
+async def running(ledger: WorkerLedger) -> AsyncIterator[Book]:
+    book = Book(ledger, retry=0.01)
+    task = asyncio.create_task(book.run())
+    try:
+        yield book
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await book.close()
+
+
+class FailingLedger(WorkerLedger):
+    """A ledger whose disk is full for as long as a test says."""
+
+    full = False
+    saves = 0
+
+    def save(self, records: Iterable[ProxyRecord]) -> None:
+        self.saves += 1
+        if self.full:
+            raise StoreFullError("no space left", hint="free some")
+        super().save(records)
+
+
+async def test_kept_means_on_disk(tmp_path: Path) -> None:
+    async with running(WorkerLedger(tmp_path / "w.db")) as book:
+        await book.keep(RECORD)
+        assert book.durable == {RECORD.contract: RECORD}
+        await book.keep(RECORD)
+    reopened = WorkerLedger(tmp_path / "w.db")
+    assert reopened.records() == {RECORD.contract: RECORD}
+    reopened.close()
+
+
+async def test_what_is_heard_meanwhile_goes_to_disk_together(tmp_path: Path) -> None:
+    ledger = FailingLedger(tmp_path / "w.db")
+    async with running(ledger) as book:
+        await book.keep(RECORD)
+        before = ledger.saves
+        for tokens in range(1, 200):
+            book.hear(RECORD.contract, ACCOUNTS.payment(tokens), (tokens, tokens + 5))
+        await book.settled(RECORD.contract)
+        assert book.durable[RECORD.contract].counters == Counters(199, 199, 204)
+        assert ledger.saves - before < 10
+
+
+async def test_a_repeated_payment_costs_no_signature_check(tmp_path: Path) -> None:
+    async with running(WorkerLedger(tmp_path / "w.db")) as book:
+        await book.keep(RECORD)
+        payment = ACCOUNTS.payment(5)
+        book.hear(RECORD.contract, payment)
+        for _ in range(3):
+            book.hear(RECORD.contract, payment, (5, 9))
+        with pytest.raises(PaymentRefusedError, match="totals went back"):
+            book.hear(RECORD.contract, payment, (4, 9))
+
+
+async def test_a_full_disk_stops_what_must_be_kept_and_heals(tmp_path: Path) -> None:
+    ledger = FailingLedger(tmp_path / "w.db")
+    async with running(ledger) as book:
+        await book.keep(RECORD)
+        ledger.full = True
+        with pytest.raises(LedgerError, match="no space left"):
+            await book.keep(replace(RECORD, counters=Counters(0, 1, 1)))
+        assert book.fault == "no space left"
+        assert book.durable[RECORD.contract] == RECORD, "nothing is acted on that is not on disk"
+        book.hear(RECORD.contract, ACCOUNTS.payment(4))
+        ledger.full = False
+        await until(lambda: book.fault is None and book.durable[RECORD.contract].counters.committed == 4)
+
+
+async def test_forgotten_is_forgotten(tmp_path: Path) -> None:
+    async with running(WorkerLedger(tmp_path / "w.db")) as book:
+        await book.keep(RECORD)
+        await book.forget(RECORD.contract)
+        assert book.durable == {}
+    reopened = WorkerLedger(tmp_path / "w.db")
+    assert reopened.records() == {}
+    reopened.close()
+
+
+async def test_what_was_heard_last_is_written_at_the_end(tmp_path: Path) -> None:
+    book = Book(WorkerLedger(tmp_path / "w.db"))
+    book.take(RECORD)
+    await book.close()
+    reopened = WorkerLedger(tmp_path / "w.db")
+    assert reopened.records() == {RECORD.contract: RECORD}
+    reopened.close()
