@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from appliance.lab.chain.clock import Clock
 from appliance.lab.chain.devnet import DevNet
 from appliance.lab.chain.machine import TvmMachine
 from appliance.lab.tvm import Tvm
@@ -35,6 +37,9 @@ def make_net(tvm: Tvm, base_config: Cell, tmp_path: Path) -> Iterator[Callable[.
     made: list[DevNet] = []
 
     def make(name: str = "chain", **options: Any) -> DevNet:
+        if "clock" not in options:
+            now = time.time()
+            options["clock"] = Clock(lambda: now)  # storage fees would depend on how fast the machine is
         net = DevNet(TvmMachine(tvm), tmp_path / name, base_config=base_config, **options)
         made.append(net)
         return net

@@ -311,11 +311,10 @@ def test_a_reopened_chain_is_the_same_chain(make_net: Callable[..., DevNet]) -> 
     assert net.view.ledger.queue
     heights = [net.archive.view(seqno) for seqno in range(net.view.seqno + 1)]
     net.close()
-    again = make_net()
+    again = make_net(clock=None)
     assert again.clock.offset == 3600
     for old in heights:
         new = again.archive.view(old.seqno)
-        assert (new.master, new.shard) == (old.master, old.shard) or new.master.boc == old.master.boc
         assert (new.master.id, new.shard.id) == (old.master.id, old.shard.id)
         assert (new.master_state.hash, new.shard_state.hash) == (old.master_state.hash, old.shard_state.hash)
         assert new.ledger.validator.list_hash == old.ledger.validator.list_hash
