@@ -167,8 +167,11 @@ class Tvm:
             ignore_signatures=ignore_signatures,
         )
         if not output.get("success"):
-            reason = output.get("error", "no reason given")
-            raise TvmRefusedError(f"the message was refused: {reason}", exit_code=output.get("vm_exit_code"))
+            reason = str(output.get("error", "no reason given"))
+            # An account without code rejects external messages before anything runs; that has no flag of its own.
+            if output.get("external_not_accepted") or "inbound external message rejected" in reason:
+                raise TvmRefusedError(f"the message was refused: {reason}", exit_code=output.get("vm_exit_code"))
+            raise TvmError(f"the executor could not do transaction: {reason}")
         actions = output.get("actions")
         return TvmResult(
             transaction=_cell(output["transaction"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from contract_world import Network
@@ -10,6 +10,9 @@ from contract_world import Network
 from appliance.chain.contracts import ContractCodes, load
 from appliance.lab.tvm import Tvm
 from appliance.lab.tvm_tools import Tools, ToolsError, prepare_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from pytoniq_core.tlb.transaction import Transaction
 from appliance.chain import signed
 from appliance.chain.addresses import Address
 from appliance.chain.cells import Reader, Writer
-from appliance.chain.contracts import ContractCodes
 from appliance.chain.envelopes import internal_message
 from appliance.chain.layouts import (
     ClientConstants,
@@ -32,6 +31,7 @@ from appliance.chain.stateinit import StateInit, client_state, proxy_state, work
 if TYPE_CHECKING:
     from pytoniq_core.boc.cell import Cell
 
+    from appliance.chain.contracts import ContractCodes
     from appliance.lab.tvm import Tvm
 
 TON = 1_000_000_000
@@ -197,8 +197,7 @@ def _raw_message(transaction: Cell, index: int) -> Cell:
     messages = Reader(transaction.refs[0], "messages")
     messages.maybe_ref()
     table = messages.dictionary(15, lambda reader: reader.ref())
-    cell = table[index]
-    return cell  # type: ignore[return-value]
+    return table[index]
 
 
 PARAMS = Params(
