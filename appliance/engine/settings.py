@@ -151,9 +151,16 @@ class EngineSettings:
         own = {
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            # Collectives talk over loopback; by default they take the interface that the host name resolves to.
+            "GLOO_SOCKET_IFNAME": "lo",
+            "NCCL_SOCKET_IFNAME": "lo",
             "TMPDIR": str(scratch),
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if self.data_parallel == 1:
+            # torch's own rendezvous listens on every interface. (Each of several replicas needs one of its own, which
+            # this variable cannot say: there the guest's firewall has to close the port.)
+            own["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{scratch}/rendezvous"
         if self.device == "cpu":
             # One thread: more of them fight over few cores until the engine crawls.
             own |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from engine_waiting import ended, until
 
 from appliance.engine import launcher
 from appliance.engine.errors import EngineStartError, EngineUnavailableError
@@ -59,11 +60,11 @@ async def test_stopping_in_the_middle_of_a_start_leaves_nothing(tmp_path: Path) 
     note = tmp_path / "pid"
     supervisor = EngineSupervisor(SETTINGS, interpreter(tmp_path, f"sleep 60 & echo $! > {note}; wait"), timing=QUICK)
     start = asyncio.create_task(supervisor.start())
-    while not note.exists() or not note.read_text():
-        await asyncio.sleep(0.02)
+    await until(lambda: note.exists() and bool(note.read_text()))
     await supervisor.stop()
     await start
-    await gone(int(note.read_text()))
+    child = int(note.read_text())
+    await until(lambda: ended(child))
 
 
 async def test_a_start_that_takes_too_long_is_ended(tmp_path: Path) -> None:
@@ -78,8 +79,7 @@ async def test_keys_are_on_the_lifeline_only(tmp_path: Path) -> None:
     script = 'read keys; echo "$keys" > "$(dirname "$0")/keys"; echo "key is $keys" ; sleep 60'
     process = await EngineProcess.start(SETTINGS, interpreter(tmp_path, script))
     try:
-        while not (tmp_path / "keys").exists() or not process.output.tail():
-            await asyncio.sleep(0.02)
+        await until(lambda: (tmp_path / "keys").exists() and bool(process.output.tail()))
         key = process.endpoint.api_key
         assert key is not None
         assert len(key) >= 43
@@ -157,9 +157,23 @@ time.sleep(60)
 """
 
 
-def guarded() -> tuple[subprocess.Popen[bytes], int]:
+def exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
+
+
+def guarded(script: str = _GUARDED) -> tuple[subprocess.Popen[bytes], int]:
     process = subprocess.Popen(
-        [sys.executable, "-I", "-c", _GUARDED, launcher.__file__],
+        [sys.executable, "-I", "-c", script, launcher.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -177,43 +191,24 @@ def guarded() -> tuple[subprocess.Popen[bytes], int]:
 async def test_the_guard_leaves_no_process_behind(how: str) -> None:
     process, child = guarded()
     assert process.stdin is not None
-    assert process.stdout is not None
     group = os.getpgid(process.pid)
     if how == "lifeline closed":
         process.stdin.close()
     else:
         process.send_signal(signal.SIGKILL if how == "launcher killed" else signal.SIGTERM)
     process.wait(10)
-    await gone(child)
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                break
-            await asyncio.sleep(0.05)
-    process.stdin.close()
-    process.stdout.close()
+    await until(lambda: ended(child) and not exists(group))
+    close(process)
 
 
 async def test_without_the_guard_the_child_would_live_on() -> None:
     """The control of the test above: the same processes, the guard left out."""
-    script = _GUARDED.replace('launcher["fork_guard"](0)', "")
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-c", script, launcher.__file__],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(b'{"api_key": "one", "admin_api_key": "two"}\n')
-    process.stdin.flush()
-    child = int(process.stdout.readline().split()[1])
+    process, child = guarded(_GUARDED.replace('launcher["fork_guard"](0)', ""))
     process.kill()
     process.wait(10)
     await asyncio.sleep(0.6)
     os.kill(child, signal.SIGKILL)  # still there
-    process.stdin.close()
-    process.stdout.close()
+    close(process)
 
 
 @pytest.mark.parametrize("line", [b"", b"x" * 5000 + b"\n"])
@@ -229,15 +224,3 @@ def test_the_stand_in_for_kernels_binds_and_raises() -> None:
         kernels.verify_tree_greedy_cpu(1, 2)
     with pytest.raises(AttributeError):
         _ = kernels.anything_else
-
-
-async def gone(pid: int) -> None:
-    """Wait until a process has ended (a zombie counts as ended)."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                    return
-            except (FileNotFoundError, ProcessLookupError):
-                return
-            await asyncio.sleep(0.02)

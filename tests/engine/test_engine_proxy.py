@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from engine_waiting import until
 
 from appliance.engine.checks import EngineProbe, SelfCheck
 from appliance.engine.counters import EngineCounters, parse_counters
@@ -352,8 +353,7 @@ async def test_a_remote_engine_follows_its_server() -> None:
             async with await engine.client.open(CHAT, b"{}", timeout=5) as response:
                 assert response.status == 200
             status = 503
-            while engine.healthy.is_set():
-                await asyncio.sleep(0.01)
+            await until(lambda: not engine.healthy.is_set())
             with pytest.raises(EngineUnavailableError, match="unhealthy"):
                 await engine.client.open(CHAT, b"{}", timeout=5)
             status = 200

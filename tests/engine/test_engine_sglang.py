@@ -6,6 +6,7 @@ Run these alone with ``pytest -m engine tests/engine``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -19,6 +20,7 @@ import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
+from engine_waiting import until, until_true
 
 from appliance.engine.checks import SelfCheck
 from appliance.engine.errors import EngineUnavailableError, RouteRefusedError
@@ -92,9 +94,7 @@ def group(pgid: int) -> list[psutil.Process]:
 
 async def empty(pgid: int) -> None:
     """Wait until nothing of a group runs."""
-    async with asyncio.timeout(30):
-        while group(pgid):
-            await asyncio.sleep(0.1)
+    await until(lambda: not group(pgid), every=0.1)
 
 
 async def test_is_healthy_after_its_self_check(engine: EngineSupervisor) -> None:
@@ -168,22 +168,24 @@ async def test_its_counters_agree_with_what_answers_say(engine: EngineSupervisor
     usages = [(await ask(engine, LONG, cache_salt=salt))["usage"] for _ in range(2)]
     streamed = await events(engine, body(LONG, stream=True, stream_options={"include_usage": True}, cache_salt=salt))
     usages.append(streamed[-1]["usage"])
-    async with asyncio.timeout(60):
-        while (after := await engine.counters()).requests < before.requests + 3:
-            await asyncio.sleep(0.2)
+
+    async def counted() -> bool:
+        return (await engine.counters()).requests >= before.requests + 3
+
+    await until_true(counted)
+    after = await engine.counters()
     assert after.prompt_tokens - before.prompt_tokens == sum(usage["prompt_tokens"] for usage in usages)
     assert after.generation_tokens - before.generation_tokens == sum(usage["completion_tokens"] for usage in usages)
     said = sum((usage["prompt_tokens_details"] or {"cached_tokens": 0})["cached_tokens"] for usage in usages)
     assert after.cached_tokens - before.cached_tokens == said
 
 
-async def running(engine: EngineSupervisor) -> float:
-    """Requests that the engine runs now, by its own metrics."""
+async def nothing_runs(engine: EngineSupervisor) -> bool:
+    """Whether the engine runs no request now, by its own metrics."""
     async with aiohttp.ClientSession() as session, session.get(f"{engine.base_url}/metrics") as response:
         text = await response.text()
-    return sum(
-        float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("sglang:num_running_reqs{")
-    )
+    lines = [line for line in text.splitlines() if line.startswith("sglang:num_running_reqs{")]
+    return bool(lines) and not any(float(line.rpartition(" ")[2]) for line in lines)
 
 
 async def test_a_client_that_goes_ends_its_request(engine: EngineSupervisor) -> None:
@@ -193,9 +195,7 @@ async def test_a_client_that_goes_ends_its_request(engine: EngineSupervisor) -> 
     parts = response.body()
     assert await anext(parts)
     response.close()
-    async with asyncio.timeout(60):
-        while await running(engine):
-            await asyncio.sleep(0.2)
+    await until_true(lambda: nothing_runs(engine))
     after = await engine.counters()
     assert after.generation_tokens - before.generation_tokens < 1900
 
@@ -270,10 +270,13 @@ async def test_a_remote_engine_with_a_key(engine: EngineSupervisor) -> None:
             assert response.status == 200
         assert (await remote.counters()).prompt_tokens > 0
     wrong = RemoteEngine(endpoint.base_url, "wrong", poll_s=0.1)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1), wrong:
-            pass
-    assert "401" in str(wrong.subscribe) or wrong.status.state is EngineState.STOPPED
+    reasons: list[str] = []
+    wrong.subscribe(lambda status: reasons.append(status.reason))
+    start = asyncio.create_task(wrong.start())
+    await until(lambda: len(reasons) > 1)
+    start.cancel()
+    await wrong.stop()
+    assert reasons[1] == "GET /v1/models answered 401, expected 200"
 
 
 _WORKER = """
@@ -294,22 +297,23 @@ asyncio.run(main())
 
 async def test_nothing_outlives_a_worker_that_is_killed(model: PreparedModel) -> None:
     command = [sys.executable, "-c", _WORKER, str(model.directory), str(model.environment.python)]
-    worker = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+    worker = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, cwd=ROOT)
     assert worker.stdout is not None
-    pgid = int(await asyncio.to_thread(worker.stdout.readline))
-    async with asyncio.timeout(120):
-        while not any("scheduler" in " ".join(process.cmdline()) for process in safe(pgid)):
-            await asyncio.sleep(0.3)
+    pgid = int(await worker.stdout.readline())
+    await until(lambda: scheduler_of(pgid) is not None, seconds=120, every=0.3)
     assert len(group(pgid)) >= 4
     worker.kill()
-    worker.wait(10)
-    worker.stdout.close()
+    await worker.wait()
     await empty(pgid)
 
 
-def safe(pgid: int) -> list[psutil.Process]:
-    """The group's processes that can still be asked for their command line."""
-    return [process for process in group(pgid) if psutil.pid_exists(process.pid)]
+def scheduler_of(pgid: int) -> psutil.Process | None:
+    """The scheduler among the group's processes."""
+    for process in group(pgid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "scheduler" in " ".join(process.cmdline()):
+                return process
+    return None
 
 
 async def test_a_killed_engine_is_started_again(engine: EngineSupervisor) -> None:
@@ -317,11 +321,10 @@ async def test_a_killed_engine_is_started_again(engine: EngineSupervisor) -> Non
     assert old_pid is not None
     seen: list[EngineState] = []
     end = engine.subscribe(lambda status: seen.append(status.state))
-    scheduler = next(process for process in group(old_pid) if "scheduler" in " ".join(process.cmdline()))
+    scheduler = scheduler_of(old_pid)
+    assert scheduler is not None
     scheduler.send_signal(signal.SIGKILL)
-    async with asyncio.timeout(60):
-        while engine.healthy.is_set():
-            await asyncio.sleep(0.1)
+    await until(lambda: not engine.healthy.is_set(), seconds=60)
     with pytest.raises(EngineUnavailableError):
         await engine.client.open(CHAT, body(), timeout=5)
     await empty(old_pid)
@@ -339,9 +342,7 @@ async def test_a_killed_engine_is_started_again(engine: EngineSupervisor) -> Non
 async def test_draining_lets_running_answers_end_and_takes_no_more(engine: EngineSupervisor) -> None:
     payload = body(stream=True, max_tokens=300, ignore_eos=True, stream_options={"include_usage": True})
     running_answer = asyncio.create_task(events(engine, payload))
-    async with asyncio.timeout(30):
-        while engine.client.active == 0:
-            await asyncio.sleep(0.01)
+    await until(lambda: engine.client.active > 0)
     pid = engine.pid
     assert pid is not None
     drained = asyncio.create_task(engine.drain(120))

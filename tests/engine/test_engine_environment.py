@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-from collections import namedtuple
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from engine_waiting import ended, until
 
 from appliance.engine import environment as module
 from appliance.engine.building import exclusive, staged
@@ -19,18 +18,24 @@ from appliance.engine.tool import ToolResult, run_tool
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from appliance.engine.progress import Progress
-    from tests.engine.conftest import Index
+    from engine_index import Index
 
-Usage = namedtuple("Usage", "total used free")
+    from appliance.engine.progress import Progress
+
+
+class Usage(NamedTuple):
+    """What shutil.disk_usage gives."""
+
+    total: int
+    used: int
+    free: int
 
 
 async def test_takes_the_cpu_build_where_pip_offers_one(index: Index, tmp_path: Path) -> None:
     seen: list[Progress] = []
     built = await ensure_environment(seen.append, root=tmp_path, locks=index.locks())
     assert (built.torch, built.sglang) == ("1.0+cpu", "0.1")
-    ran = subprocess.run([built.python, "-I", "-c", "import sglang, torch"], check=False)
-    assert ran.returncode == 0
+    assert (await run_tool([built.python, "-I", "-c", "import sglang, torch"])).status == 0
     assert any(report.detail == "CPU build" and report.total == 2000 for report in seen)
     assert seen[-1].step == "check"
     assert all(report.done <= report.total for report in seen)
@@ -68,7 +73,7 @@ async def test_a_wrong_hash_installs_nothing(index: Index, tmp_path: Path) -> No
 async def test_an_absent_package_is_named(index: Index, tmp_path: Path) -> None:
     locks = index.locks()
     (index.folder / "sglang-0.1-py3-none-any.whl").unlink()
-    with pytest.raises(EnvironmentBuildError, match="sglang==0.1") as caught:
+    with pytest.raises(EnvironmentBuildError, match=r"sglang==0\.1") as caught:
         await ensure_environment(root=tmp_path, locks=locks)
     assert caught.value.hint
 
@@ -82,7 +87,7 @@ async def test_no_network_is_told_from_an_absent_package(
     locks = index.locks()
     for wheel in index.folder.glob("torch*"):
         wheel.unlink()
-    with pytest.raises(NetworkError, match="fetching torch.txt"):
+    with pytest.raises(NetworkError, match=r"fetching torch\.txt"):
         await ensure_environment(root=tmp_path, locks=locks)
     assert not list(tmp_path.glob("engine-*"))
 
@@ -145,24 +150,9 @@ async def test_a_cancelled_tool_is_killed_with_its_children(tmp_path: Path) -> N
     note = tmp_path / "pid"
     script = f"sleep 60 & echo $! > {note}; wait"
     task = asyncio.create_task(run_tool(["/bin/sh", "-c", script]))
-    while not note.exists() or not note.read_text():
-        await asyncio.sleep(0.02)
+    await until(lambda: note.exists() and bool(note.read_text()))
     pid = int(note.read_text())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await gone(pid)
-
-
-async def gone(pid: int) -> None:
-    """Wait until a process has ended (a zombie counts as ended)."""
-    from pathlib import Path
-
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                    return
-            except (FileNotFoundError, ProcessLookupError):
-                return
-            await asyncio.sleep(0.02)
+    await until(lambda: ended(pid))
