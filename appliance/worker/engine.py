@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from appliance.config import EngineConfig, WorkerConfig
+    from appliance.engine.counters import EngineCounters
     from appliance.engine.endpoint import Endpoint
     from appliance.engine.progress import Progress
 
@@ -37,6 +38,9 @@ class Engine(Protocol):
 
     def ready(self) -> bool:
         """Whether requests may be sent now."""
+
+    async def counters(self) -> EngineCounters:
+        """Tokens since it started, by its own count; raises ``EngineError``."""
 
     async def start(self) -> None:
         """Return when it is ready; raises ``EngineError``."""
@@ -70,6 +74,12 @@ class LocalEngine:
     def ready(self) -> bool:
         """Whether the engine is healthy."""
         return self._supervisor is not None and self._supervisor.healthy.is_set()
+
+    async def counters(self) -> EngineCounters:
+        """The engine's own count."""
+        if self._supervisor is None:
+            raise EngineUnavailableError("the engine was not started yet")
+        return await self._supervisor.counters()
 
     async def start(self) -> None:
         """Check the model, make the engine's environment if it is not there, start, and return when it is healthy."""
@@ -115,6 +125,10 @@ class ForeignEngine:
     def ready(self) -> bool:
         """Whether its last check was good."""
         return self._remote.healthy.is_set()
+
+    async def counters(self) -> EngineCounters:
+        """The server's own count."""
+        return await self._remote.counters()
 
     async def start(self) -> None:
         """Watch it; return when it is healthy."""

@@ -133,7 +133,17 @@ class Keep:
     record: ProxyRecord
 
 
-Step = Ask | Recall | Keep
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Everything is agreed on; the outcome is None. The gateway may send requests as soon as it hears the last query.
+
+    Its first one can arrive together with the answer to that query, so it has to be accepted from here on.
+    """
+
+    session: Session
+
+
+Step = Ask | Recall | Keep | Settled
 
 
 def handshake(
@@ -179,10 +189,12 @@ def handshake(
                 hint="both sides' totals differ; the newest signed payment is kept",
             )
     yield Keep(found.record)
+    session = replace(session, findings=by_chain.findings + found.findings)
+    yield Settled(session)
     completed = yield Ask(WorkerProxyHandshakeComplete(is_disabled))
     if not isinstance(completed, WorkerProxyHandshakeCompleted):
         raise _unexpected(completed)
-    return replace(session, findings=by_chain.findings + found.findings)
+    return session
 
 
 def check_connected(answer: object, offer: Offer, terms: Terms) -> Session:

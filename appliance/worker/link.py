@@ -33,7 +33,7 @@ from appliance.wire.messages import (
 )
 from appliance.wire.transport import dial
 from appliance.worker.errors import HandshakeError
-from appliance.worker.handshake import Ask, Keep, Recall, handshake
+from appliance.worker.handshake import Ask, Keep, Recall, Settled, handshake
 
 if TYPE_CHECKING:
     import random
@@ -132,7 +132,7 @@ class GatewayLink:
     def message_received(self, link: Link, message: TLObject) -> None:
         """Requests, payments, cancellations; anything else is counted and dropped."""
         session = self.session
-        if session is None or not self.ready:
+        if session is None:
             self._violation("message before the end of the handshake")
             return
         match message:
@@ -213,9 +213,11 @@ class GatewayLink:
                     case Keep():
                         await self._book.keep(step.record)
                         outcome = None
+                    case Settled():
+                        self.session = step.session
+                        outcome = None
         except StopIteration as done:
             session: Session = done.value
-        self.session = session
         for finding in session.findings:
             log.warning("accounts differ", gateway=self.address, kind=finding.kind, seen=finding.seen,
                         expected=finding.expected, hint=finding.hint)  # fmt: skip

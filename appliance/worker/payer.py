@@ -15,6 +15,7 @@ from appliance.chain.payouts import payout_message
 from appliance.chain.relay import PayoutOrder
 
 if TYPE_CHECKING:
+    from appliance.chain.addresses import Address
     from appliance.chain.deploy import WorkerContract
     from appliance.chain.relay import PayoutRelay
     from appliance.chain.signed import SignedPayment
@@ -54,9 +55,13 @@ class RelayPayer:
 
     def __init__(self, relay: PayoutRelay) -> None:
         self._relay = relay
+        self._told: set[Address] = set()
 
     async def deploy(self, contract: WorkerContract) -> None:
-        """Say that the owner has to deploy it: a relay takes payouts only."""
+        """Say once that the owner has to deploy it: a relay takes payouts only."""
+        if contract.address in self._told:
+            return
+        self._told.add(contract.address)
         log.warning(
             "worker contract is not on chain",
             contract=contract.address.friendly(),

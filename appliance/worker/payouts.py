@@ -15,6 +15,7 @@ import structlog
 
 from appliance.accounting.errors import LedgerError
 from appliance.accounting.reconcile import with_chain
+from appliance.chain.deploy import WorkerContract
 from appliance.chain.errors import ChainError
 from appliance.chain.layouts import ContractStatus, WorkerData
 from appliance.chain.messages import Op
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from appliance.accounting.records import ProxyRecord
     from appliance.chain.addresses import Address
-    from appliance.chain.deploy import WorkerContract
     from appliance.chain.layouts import Params
     from appliance.chain.signed import SignedPayment
     from appliance.chain.types import ChainReader
@@ -88,6 +88,7 @@ class Collector:
         chain: Proven reads.
         payer: Pays the gas; None only watches.
         terms: The owner's.
+        owner: Who is paid: part of every worker contract.
         clock: Unix seconds.
     """
 
@@ -97,6 +98,7 @@ class Collector:
         chain: ChainReader,
         payer: Payer | None,
         terms: PayoutTerms,
+        owner: Address,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -104,6 +106,7 @@ class Collector:
         self._chain = chain
         self._payer = payer
         self._terms = terms
+        self._owner = owner
         self._clock = clock
         self._outdated_since: dict[Address, float] = {}
         self.decisions: dict[Address, PayoutDecision] = {}
@@ -142,6 +145,8 @@ class Collector:
         self.decisions[record.contract] = decision
         if decision.verdict is Verdict.SEND:
             await self._send(record, decision)
+        elif decision.verdict is Verdict.DEPLOY:
+            await self._deploy(record, params)
         elif decision.verdict is Verdict.DROP or (view.retiring and decision.due_tokens == 0 and not view.requested):
             await self._forget(record, decision, linked)
 
@@ -162,6 +167,11 @@ class Collector:
         await self._book.keep(noted)
         log.info("payout sent", contract=record.worker_contract.raw(), tokens=decision.due_tokens, amount=decision.due)
         await self._payer.payout(payment)
+
+    async def _deploy(self, record: ProxyRecord, params: Params) -> None:
+        """The contract that owes is not on chain; of outdated parameters nothing can be deployed any more."""
+        if self._payer is not None and record.params_version == params.params_version:
+            await self._payer.deploy(WorkerContract(params, self._owner, record.contract, record.public_key))
 
     async def _forget(self, record: ProxyRecord, decision: PayoutDecision, linked: Collection[Address]) -> None:
         if record.contract in linked:

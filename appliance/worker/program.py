@@ -26,6 +26,7 @@ from appliance.chain.errors import ChainError
 from appliance.chain.payouts import PayoutTerms
 from appliance.chain.relay import FileRelay
 from appliance.chain.wallet import NodeWallet
+from appliance.engine.errors import EngineUnavailableError
 from appliance.engine.rules import Rules
 from appliance.errors import ConfigError, StageError
 from appliance.keys import read_key, read_secret, write_secret
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from appliance.chain.client import ChainClient
     from appliance.chain.registry import Registry
     from appliance.config import EngineConfig, WorkerConfig
+    from appliance.engine.counters import EngineCounters
     from appliance.worker.engine import Engine
     from appliance.worker.payouts import Payer
     from attestation.platforms import Platform
@@ -105,6 +107,7 @@ class Program:
         self._stack = stack
         self._stages = Stages(*STAGES)
         self._worker: Worker | None = None
+        self._engine: Engine | None = None
         self._image = bytes(32)
 
     async def open_status(self) -> None:
@@ -118,7 +121,9 @@ class Program:
                 f"host.status is {listen}, expected a loopback address",
                 hint="the page names accounts and takes orders: let a proxy of your own publish what should be seen",
             )
-        page = StatusPage(lambda: self._worker, self._stages, lambda: self._image, self._control_key())
+        page = StatusPage(
+            lambda: self._worker, self._stages, lambda: self._image, self._control_key(), self._engine_counters
+        )
         runner = web.AppRunner(page.application(), access_log=None)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
@@ -145,7 +150,7 @@ class Program:
         with self._stages.stage("ledger"):
             book = Book(WorkerLedger(host.state_dir / "worker.sqlite"))
             stack.push_async_callback(book.close)
-        engine = open_engine(config)
+        engine = self._engine = open_engine(config)
         stack.push_async_callback(engine.stop)
         loading = asyncio.create_task(self._load(engine), name="engine")
         stack.callback(loading.cancel)
@@ -185,7 +190,7 @@ class Program:
                 chain=chain,
                 book=book,
                 requests=requests,
-                collector=Collector(book, chain, payer, terms),
+                collector=Collector(book, chain, payer, terms, owner),
                 dialer=open_dialer(host, identity, verifier, max_difficulty=host.pow_max_difficulty, pool=pool),
                 engine_ready=engine.ready,
                 payer=payer,
@@ -193,6 +198,11 @@ class Program:
             )
         self._worker = worker
         return worker
+
+    async def _engine_counters(self) -> EngineCounters:
+        if self._engine is None:
+            raise EngineUnavailableError("the engine was not started yet")
+        return await self._engine.counters()
 
     def _control_key(self) -> str:
         """The key of the operator's orders: made once, readable by this user alone."""

@@ -328,6 +328,8 @@ class Worker:
             log.error("gateway left: the ledger cannot be written", gateway=address, reason=error.message)
         except ChrysalisError as error:
             log.info("no link", gateway=address, error=type(error).__name__, reason=error.message)
+        except Exception as error:  # noqa: BLE001 - one gateway must not end the others' links
+            log.error("link failed in an unforeseen way", gateway=address, error=type(error).__name__)
         finally:
             if link.died_comparing:
                 # It may have ended as a process over totals larger than its own: the next time it is told none.
@@ -350,7 +352,10 @@ class Worker:
             if self._registry.age() == float("inf"):
                 continue
             linked = {link.session.contract for link in self._links.values() if link.session is not None}
-            await self._collector.round(self._registry.state.params, linked)
+            try:
+                await self._collector.round(self._registry.state.params, linked)
+            except Exception as error:  # noqa: BLE001 - requests are served whatever becomes of payouts
+                log.error("payouts failed in an unforeseen way", error=type(error).__name__)
 
     def _aside(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

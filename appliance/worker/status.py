@@ -1,6 +1,6 @@
 """What a worker's operator looks at, and the few things the operator may change.
 
-In: a snapshot of the worker. Out: ``GET /health``, ``/status`` (JSON), ``/metrics`` (Prometheus); ``POST /enable``,
+In: a snapshot of the worker. Out: ``GET /health``, ``/status``, ``/engine``, ``/metrics``; ``POST /enable``,
 ``/disable``, ``/coefficient`` and ``/payout``, which need the control key as a bearer token. Only the fields listed
 here leave the process: the worker's own states, numbers and addresses; nothing of a request, an answer or a client.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict
 
+from appliance.engine.errors import EngineError
 from appliance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from appliance.engine.counters import EngineCounters
     from appliance.worker.service import Worker
     from appliance.worker.stages import Stages
 
@@ -215,15 +218,22 @@ class StatusPage:
         stages: Of its start.
         image: This machine's image hash as far as it is known.
         control_key: The bearer token of POST requests.
+        counters: The engine's own token counts, once there is an engine; raises ``EngineError``.
     """
 
     def __init__(
-        self, worker: Callable[[], Worker | None], stages: Stages, image: Callable[[], bytes], control_key: str
+        self,
+        worker: Callable[[], Worker | None],
+        stages: Stages,
+        image: Callable[[], bytes],
+        control_key: str,
+        counters: Callable[[], Awaitable[EngineCounters]] | None = None,
     ) -> None:
         self._worker = worker
         self._stages = stages
         self._image = image
         self._key = control_key.encode()
+        self._counters = counters
         self._metrics = CollectorRegistry()
         self._metrics.register(_Collector(worker))
 
@@ -232,6 +242,7 @@ class StatusPage:
         app = web.Application(client_max_size=MAX_CONTROL_BYTES)
         app.router.add_get("/health", self._health)
         app.router.add_get("/status", self._status)
+        app.router.add_get("/engine", self._engine)
         app.router.add_get("/metrics", self._metrics_text)
         app.router.add_post("/enable", self._controlled(self._enable))
         app.router.add_post("/disable", self._controlled(self._disable))
@@ -246,6 +257,15 @@ class StatusPage:
 
     async def _status(self, _request: web.Request) -> web.Response:
         return web.json_response(view(self._worker(), self._stages, self._image()))
+
+    async def _engine(self, _request: web.Request) -> web.Response:
+        """The engine's own token counts: for a comparison with the ledger's."""
+        if self._counters is None:
+            return _problem(404, "this worker does not know its engine's counters", "")
+        try:
+            return web.json_response(asdict(await self._counters()))
+        except EngineError as error:
+            return _problem(503, error.message, error.hint)
 
     async def _metrics_text(self, _request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._metrics), headers={"Content-Type": CONTENT_TYPE_LATEST})

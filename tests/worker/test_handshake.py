@@ -25,7 +25,7 @@ from appliance.wire.messages import (
     WorkerProxyHandshakeCompleted,
 )
 from appliance.worker.errors import HandshakeError
-from appliance.worker.handshake import Ask, Keep, Recall, Recalled, Session, Terms, handshake
+from appliance.worker.handshake import Ask, Keep, Recall, Recalled, Session, Settled, Terms, handshake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +88,9 @@ class Drive:
                     outcome = Recalled(known, paid)
                 case Keep():
                     self.kept.append(step.record)
+                    outcome = None
+                case Settled():
+                    assert self.kept, "requests are accepted once the accounts are on disk"
                     outcome = None
                 case Ask():
                     self.asked.append(step.query)

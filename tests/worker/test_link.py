@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,7 @@ from appliance.wire.messages import (
     WorkerEnabledDisabled,
     WorkerNewCoefficient,
     WorkerProxyHandshakeComplete,
+    WorkerProxyHandshakeCompleted,
 )
 
 if TYPE_CHECKING:
@@ -124,6 +126,22 @@ async def test_standing_is_told_when_it_changes(world: World) -> None:
     world.registry.seconds = 0.0
     world.worker.tick()
     await until(lambda: told() == [1, 0, 1, 0])
+
+
+async def test_a_request_right_behind_the_handshake_is_served(tmp_path: Path) -> None:
+    async with make_world(tmp_path, start=False) as world:
+        query = world.gateway.run_query({})
+
+        def at_once(answer: TLObject) -> TLObject:
+            if isinstance(answer, WorkerProxyHandshakeCompleted):
+                asyncio.get_running_loop().call_soon(world.gateway.send, query)
+            return answer
+
+        world.gateway.change = at_once
+        task = asyncio.create_task(world.worker.run())
+        assert isinstance((await world.gateway.ended(query.request_id))[-1], ProxyQueryAnswerPartEx)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_the_handshake_says_disabled_while_the_engine_loads(tmp_path: Path) -> None:
@@ -242,6 +260,37 @@ async def test_payouts_are_noted_before_they_are_sent(world: World) -> None:
     world.chain.put(world.accounts, 5000)
     world.worker.collect_now()
     await until(lambda: world.worker.collector.decisions[world.accounts.contract].due_tokens == 0)
+
+
+async def test_earnings_of_a_contract_that_is_not_there_have_it_deployed(world: World) -> None:
+    world.gateway.send(payment(world, 5000, 5000, 5000))
+    await until(lambda: world.record.counters.committed == 5000)
+    before = len(world.payer.deployed)
+    world.worker.collect_now()
+    await until(lambda: len(world.payer.deployed) > before)
+    assert world.payer.deployed[-1].address == world.accounts.worker_contract
+    assert world.payer.paid == []
+
+
+async def test_an_outdated_contract_is_wound_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Accounts(make_params())
+    world.chain.put(old, 0)
+    world.gateway.send(payment(world, 5000, 5000, 500))
+    await until(lambda: world.record.counters.db == 5000)
+    world.registry.params = world.accounts.params = make_params(2)
+    world.worker.tick()
+    await until(lambda: world.gateway.links >= 2 and bool(world.worker.links) and world.worker.links[0].ready)
+    world.worker.collect_now()
+    await until(lambda: old.contract in world.worker.collector._outdated_since)
+    assert world.payer.paid == [], "half the closing delay is waited for"
+    late = time.time() + 200
+    monkeypatch.setattr(world.worker.collector, "_clock", lambda: late)
+    world.worker.collect_now()
+    await until(lambda: len(world.payer.paid) == 1)
+    assert world.payer.paid[0].my_address == old.worker_contract
+    world.chain.put(old, 500)
+    world.worker.collect_now()
+    await until(lambda: set(world.book.durable) == {world.accounts.contract})
 
 
 async def test_evidence_is_answered_with_a_fresh_bundle(tmp_path: Path) -> None:

@@ -478,7 +478,7 @@ async def make_world(path: Path, *, protocol: int = 2, start: bool = True, **opt
         stack.push_async_callback(book.close)
         rules = Rules(MODEL, options.pop("max_tokens", 100))
         requests = RequestRunner(engine, rules, CacheSalts(b"k" * 32), max_active=options.pop("max_active", 4))
-        collector = Collector(book, chain, payer, PayoutTerms(minimum=1000, fee=10))  # type: ignore[arg-type]  # reads only
+        collector = Collector(book, chain, payer, PayoutTerms(minimum=1000, fee=10), OWNER)  # type: ignore[arg-type]  # reads only
         up = [True]
         worker = Worker(
             Settings(
