@@ -2,6 +2,7 @@
 
 In: proven transactions and the terms under which the contract was made. Out: events. A message counts only when the
 contract accepted it and its sender is the contract that follows from the owner it names; anything else says nothing.
+A marker counts when the gateway's own wallet sent it.
 """
 
 from __future__ import annotations
@@ -81,16 +82,20 @@ def event_of(transaction: Transaction, terms: Terms, wallet: Address) -> Event |
         wallet: The gateway's own node wallet, which sends markers.
     """
     message = transaction.inbound
-    if message is None or message.source is None or message.bounced or transaction.aborted:
+    if message is None or message.source is None or message.bounced:
         return None
     try:
-        match Reader(message.body, "inbound message").uint(32):
+        op = Reader(message.body, "inbound message").uint(32)
+        if op == Op.DO_NOT_PROCESS and message.source == wallet:
+            # One nanoton buys no gas, so the contract never runs for a marker: that it arrived is what counts.
+            return _marker(message.body)
+        if transaction.aborted:
+            return None
+        match op:
             case Op.CLIENT_REQUEST:
                 event: Event | None = _client(message, message.source, terms)
             case Op.WORKER_REQUEST:
                 event = _worker(message, message.source, terms)
-            case Op.DO_NOT_PROCESS if message.source == wallet:
-                event = _marker(message.body)
             case Op.PROXY_PAYOUT:
                 event = Withdrawn(ProxyPayout.from_cell(message.body).query_id)
             case _:

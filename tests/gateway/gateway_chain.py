@@ -70,11 +70,13 @@ class FakeChain:
         body = ClientRequest(1, owner, state, payload).to_cell()
         return self.happen(source or self.terms.client_contract(owner), body)
 
-    def worker_request(self, number: int, paid: int, *, source: Address | None = None) -> Transaction:
+    def worker_request(
+        self, number: int, paid: int, *, source: Address | None = None, aborted: bool = False
+    ) -> Transaction:
         """Worker ``number`` was paid for ``paid`` tokens in all."""
         owner = address(2000 + number)
         body = WorkerRequest(1, owner, 0, paid, None).to_cell()
-        return self.happen(source or self.terms.worker_contract(owner), body)
+        return self.happen(source or self.terms.worker_contract(owner), body, aborted=aborted)
 
     async def head(self) -> Head:
         return Head(BlockId(-1, -(2**63), self._seqno, bytes(32), bytes(32)), 1_700_000_000)
@@ -127,7 +129,8 @@ class FakeWallet:
             if message.init is not None:
                 self.chain.deployed = True
             if message.body is not None and not self.lost and message.destination == self.chain.terms.contract:
-                last = self.chain.happen(self.address, message.body)
+                # A marker carries one nanoton: no gas, so the real contract does not run and the transaction aborts.
+                last = self.chain.happen(self.address, message.body, aborted=message.value == 1)
         return last or self.chain.happen(address(1), Writer("other").uint(Op.EXCESSES, 32).uint(0, 64).end())
 
     def operations(self) -> list[int]:
