@@ -93,7 +93,7 @@ def decode_boc_roots(
 
 
 def encode_boc(*roots: Cell) -> bytes:
-    """Write a bag with these roots: no index, no checksum, parents before children (section 6.6)."""
+    """Write a bag with these distinct roots: no index, no checksum, parents before children (section 6.6)."""
     order = list(_parents_first(roots))
     index = {cell.hash: position for position, cell in enumerate(order)}
     size = max(1, (len(order).bit_length() + 7) // 8)

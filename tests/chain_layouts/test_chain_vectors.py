@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pytoniq_core.boc.address import Address as CellAddress
+from pytoniq_core.boc.cell import Cell
+from pytoniq_core.boc.tvm_bitarray import TvmBitarray
 
 from appliance.chain.addresses import Address, parse_friendly
 from appliance.chain.boc import decode_boc, encode_boc
@@ -27,9 +30,10 @@ from appliance.chain.layouts import (
 )
 from appliance.chain.messages import Op, WalletOwnerSend, WorkerRegister
 from appliance.chain.signed import parse_payment, payment_from_cell, sign_payment
-from appliance.chain.stateinit import StateInit, client_state, proxy_state, worker_state
+from appliance.chain.stateinit import StateInit, client_state, proxy_state, wallet_state, worker_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -89,13 +93,10 @@ def test_struct_version_1_data(cocoon: dict[str, Any]) -> None:
     owner, proxy = Address.parse(cocoon["owner"]["raw"]), Address.parse(cocoon["proxy_contract"]["raw"])
     public = bytes.fromhex(cocoon["public_keys_hex"]["proxy"])
     code = worker.params  # any cell stands for the codes, which the vectors leave out
-    coded = Params(**{name: getattr(params, name) for name in params.__slots__} | dict.fromkeys(CODES, code))
+    coded = with_codes(params, dict.fromkeys(("proxy", "worker", "client"), code))
     assert worker_state(coded, owner, proxy, public).data == worker.to_cell()
     client_owner = Address.parse(cocoon["wallets"]["client"]["raw"])
     assert client_state(coded, client_owner, proxy, public).data == client.to_cell()
-
-
-CODES = ("proxy_code", "worker_code", "client_code")
 
 
 def test_struct_version_3_params(cocoon: dict[str, Any]) -> None:
@@ -173,7 +174,98 @@ def test_wallet_data(cocoon: dict[str, Any]) -> None:
     assert data.to_cell().hash.hex() == cocoon["wallet_data_hash_worker"]
 
 
-def test_root_state(cocoon: dict[str, Any]) -> None:
+def known_by_hash(code_hash: bytes, depth: int) -> Cell:
+    """A cell of which only hash and depth are known, as a proof would have it: a pruned branch."""
+    bits = TvmBitarray(1023)
+    bits.frombytes(b"\x01\x01" + code_hash + depth.to_bytes(2, "big"))
+    return Cell(bits, [], 1)
+
+
+@pytest.fixture(scope="session")
+def codes(cocoon: dict[str, Any]) -> dict[str, Cell]:
+    """Stand-ins for the reference contracts' codes: the vectors give their hashes, and the depths follow.
+
+    A depth is what makes one address (struct version 1) come out; every other vector then has to fit too.
+    """
+    owner, proxy = Address.parse(cocoon["owner"]["raw"]), Address.parse(cocoon["proxy_contract"]["raw"])
+    root, client = Address.parse(cocoon["root"]["raw"]), Address.parse(cocoon["wallets"]["client"]["raw"])
+    public = bytes.fromhex(cocoon["public_keys_hex"]["proxy"])
+    node = bytes.fromhex(cocoon["public_keys_hex"]["worker"])
+    params = version_1()
+    found: dict[str, Cell] = {}
+
+    def find(name: str, address: str, state: Callable[[Cell], StateInit]) -> None:
+        for depth in range(64):
+            code = known_by_hash(bytes.fromhex(cocoon["code_hashes"][name]), depth)
+            if f"0:{level_0(state(code).to_cell()).hex()}" == address:
+                found[name] = code
+                return
+        pytest.fail(f"no depth of the {name} code gives {address}")
+
+    find("wallet", cocoon["wallets"]["worker"]["raw"], lambda code: wallet_state(code, owner, node))
+    find(
+        "worker",
+        cocoon["worker_contract"]["raw"],
+        lambda code: worker_state(replace(params, worker_code=code), owner, proxy, public),
+    )
+    find(
+        "client",
+        cocoon["client_contract"]["raw"],
+        lambda code: client_state(replace(params, client_code=code), client, proxy, public),
+    )
+    params = replace(params, worker_code=found["worker"], client_code=found["client"])
+    find(
+        "proxy",
+        cocoon["proxy_contract"]["raw"],
+        lambda code: proxy_state(root, replace(params, proxy_code=code), owner, public),
+    )
+    return found
+
+
+def level_0(cell: Cell) -> bytes:
+    """The hash that the cell has when the pruned parts are there."""
+    return bytes(cell.get_hash(0))
+
+
+def version_1() -> Params:
+    return Params(1, 13, True, 2, 1, 600, 300, struct_version=1)
+
+
+def with_codes(params: Params, codes: dict[str, Cell]) -> Params:
+    return replace(params, proxy_code=codes["proxy"], worker_code=codes["worker"], client_code=codes["client"])
+
+
+def test_wallet_addresses(cocoon: dict[str, Any], codes: dict[str, Cell]) -> None:
+    owner = Address.parse(cocoon["owner"]["raw"])
+    for name, forms in cocoon["wallets"].items():
+        state = wallet_state(codes["wallet"], owner, bytes.fromhex(cocoon["public_keys_hex"][name]))
+        assert f"0:{level_0(state.to_cell()).hex()}" == forms["raw"]
+
+
+@pytest.mark.parametrize(("version", "prefix"), [(1, ""), (3, "struct3_")])
+def test_contract_addresses(cocoon: dict[str, Any], codes: dict[str, Cell], version: int, prefix: str) -> None:
+    params = with_codes(version_1() if version == 1 else version_3(cocoon["struct3_params"]), codes)
+    owner, root = Address.parse(cocoon["owner"]["raw"]), Address.parse(cocoon["root"]["raw"])
+    client = Address.parse(cocoon["wallets"]["client"]["raw"])
+    public = bytes.fromhex(cocoon["public_keys_hex"]["proxy"])
+    proxy = Address.parse(cocoon[f"{prefix}proxy_contract"]["raw"])
+    for name, state in (
+        ("proxy", proxy_state(root, params, owner, public)),
+        ("worker", worker_state(params, owner, proxy, public)),
+        ("client", client_state(params, client, proxy, public)),
+    ):
+        assert f"0:{level_0(state.to_cell()).hex()}" == cocoon[f"{prefix}{name}_contract"]["raw"], name
+        if "data_hash" in cocoon[f"{prefix}{name}_contract"]:
+            assert level_0(state.data).hex() == cocoon[f"{prefix}{name}_contract"]["data_hash"]
+
+
+def test_proxy_params_carry_two_codes(cocoon: dict[str, Any], codes: dict[str, Cell]) -> None:
+    cell = with_codes(version_1(), codes).for_proxy().to_cell()
+    assert level_0(cell).hex() == cocoon["fake_params_cell_proxy_hash"]
+    assert version_1().to_cell().bits.to01() == cocoon["fake_params_cell_no_code_bits"]
+
+
+def test_root_state(cocoon: dict[str, Any], codes: dict[str, Cell]) -> None:
     sample = cocoon["root_state_sample"]["expect"]
     state = RootState(
         owner=Address.parse(sample["owner"]),
@@ -185,11 +277,11 @@ def test_root_state(cocoon: dict[str, Any]) -> None:
         last_proxy_seqno=sample["last_proxy_seqno"],
         worker_hashes=frozenset(bytes.fromhex(value) for value in sample["worker_hashes"]),
         model_hashes=frozenset(bytes.fromhex(value) for value in sample["model_hashes"]),
-        params=version_3(sample["params"]),
+        params=with_codes(version_3(sample["params"]), codes),
     )
-    assert parse_root(build_root(state)) == state
-    if build_root(state).hash.hex() != cocoon["root_state_sample"]["hash"]:
-        pytest.fail(f"root state hash {build_root(state).hash.hex()}, expected {cocoon['root_state_sample']['hash']}")
+    cell = build_root(state)
+    assert level_0(cell).hex() == cocoon["root_state_sample"]["hash"]
+    assert parse_root(cell) == state
 
 
 @pytest.mark.parametrize("build", ["func", "tolk-1.2.0"])
