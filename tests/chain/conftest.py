@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance.chain.client import ChainClient, TrustPoint
 from appliance.chain.transport import LiteserverAddress
+from appliance.lab.chain.clock import Clock
 from appliance.lab.chain.devnet import DevNet
 from appliance.lab.chain.faucet import Grant
 from appliance.lab.chain.liteserver import LiteServer
@@ -59,7 +61,9 @@ def make_net(tvm: Tvm, base_config: Cell, tmp_path: Path) -> Iterator[Callable[.
 
 @pytest.fixture
 def net(make_net: Callable[..., DevNet]) -> DevNet:
-    return make_net()
+    """A chain whose time stands still until a test moves it: storage costs nanotons by the second."""
+    now = int(time.time())
+    return make_net(clock=Clock(lambda: now))
 
 
 @asynccontextmanager
