@@ -14,9 +14,10 @@ import structlog
 from appliance.chain import messages as msg
 from appliance.chain.envelopes import OutgoingMessage
 from appliance.chain.layouts import ClientData, ContractStatus
+from appliance.chain.signed import parse_payment
 from appliance.chain.stateinit import client_state
 from appliance.client.errors import BudgetError, GatewayRefusedError
-from appliance.client.money import top_up_needed
+from appliance.client.money import charge_needed, top_up_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,6 +80,7 @@ class Duties:
         self._root = root
         self._secret_hash = hashlib.sha256(secret).digest()
         self._top_up = top_up
+        self._settled_at: dict[Address, tuple[int, int]] = {}
 
     async def prepare(self, terms: Terms) -> bool:
         """Make sure that the contract exists, holds a stake and knows the secret.
@@ -113,6 +115,14 @@ class Duties:
         body = msg.ClientRegister(secrets.randbits(64), terms.nonce, self._wallet.address)
         await self._send(terms.client_contract, REGISTER_NANOTONS, body)
 
+    def due(self, terms: Terms) -> bool:
+        """Whether enough was used since the last look at the chain that another look is worth it. No I/O."""
+        seen, account = self._settled_at.get(terms.contract), self._purse.account(terms.contract)
+        if seen is None or account is None:
+            return True
+        tokens_used, stake = seen
+        return (account.spent_tokens - tokens_used) * self._root().params.price_per_token > stake // 4
+
     async def maintain(self, terms: Terms) -> None:
         """Fix the secret hash, top up the stake when it runs low, and write down what answers cost."""
         self._purse.flush()
@@ -124,8 +134,15 @@ class Duties:
             await self._send(terms.client_contract, ATTACHED_NANOTONS, body)
         if account is None:
             return
+        params = self._root().params
+        self._settled_at[terms.contract] = (data.tokens_used, data.stake)
+        if account.payment is not None and charge_needed(data, account, params):
+            signed = parse_payment(account.payment, op=msg.Op.CLIENT_CHARGE).with_excesses(self._wallet.address)
+            log.info("charging the client contract", contract=str(terms.client_contract), tokens=signed.tokens)
+            message = OutgoingMessage(terms.client_contract, ATTACHED_NANOTONS, signed.to_cell())
+            await self._wallet.transfer([message])
         left = self._purse.funds().budget_left
-        amount = top_up_needed(data, account, self._root().params, top_up=self._top_up, budget_left=left)
+        amount = top_up_needed(data, account, params, top_up=self._top_up, budget_left=left)
         if amount:
             self._purse.topping_up(terms, amount)
             log.info("topping up", contract=str(terms.client_contract), amount=amount)

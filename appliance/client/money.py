@@ -136,6 +136,19 @@ class Purse:
         self._dirty.discard(account.contract)
 
 
+def charge_needed(data: ClientData, account: ClientAccount, params: Params) -> bool:
+    """Whether to put the newest signed charge on chain: what is used and not charged there eats up the stake (4.5).
+
+    Args:
+        data: The client contract's state on chain.
+        account: Our account with that gateway.
+        params: The root contract's parameters.
+    """
+    if account.payment is None or account.signed_tokens <= data.tokens_used:
+        return False
+    return (account.spent_tokens - data.tokens_used) * params.price_per_token > data.stake // 2
+
+
 def _fresh(terms: Terms) -> ClientAccount:
     return ClientAccount(terms.contract, terms.public_key, terms.client_contract, terms.params_version)
 

@@ -33,6 +33,7 @@ Stage = Literal["idle", "dialling", "verifying", "meeting", "paying", "authorisi
 FIRST_BACK_OFF_S = 1.0
 LAST_BACK_OFF_S = 60.0
 PAYMENT_POLL_S = (10.0, 20.0)
+DUTY_POLL_S = (1.0, 2.0)
 
 
 @dataclass(slots=True)
@@ -165,12 +166,15 @@ class GatewayPool:
         if session is None or session.terms is None:
             return
         lost = asyncio.create_task(session.link.wait_closed())
+        loop = asyncio.get_running_loop()
+        ask_at = 0.0
         try:
             while not lost.done():
-                await asyncio.wait([lost], timeout=random.uniform(*PAYMENT_POLL_S))  # noqa: S311 - as above
-                if not lost.done():
+                await asyncio.wait([lost], timeout=random.uniform(*DUTY_POLL_S))  # noqa: S311 - as above
+                if not lost.done() and (loop.time() >= ask_at or self._duties.due(session.terms)):
                     await session.update_payment()
                     await self._duties.maintain(session.terms)
+                    ask_at = loop.time() + random.uniform(*PAYMENT_POLL_S)  # noqa: S311 - as above
         finally:
             lost.cancel()
         if session.lost is not None:

@@ -142,8 +142,7 @@ class Demonstration:
             ChrysalisError: A part could not be started or did not do its work. The result so far is in ``result``.
         """
         try:
-            async with self._processes, asyncio.timeout(None):
-                await self._demonstrate()
+            await self._demonstrate()
         finally:
             with self._stage("stop"):
                 await self._processes.stop()
@@ -174,13 +173,14 @@ class Demonstration:
                 await self._start("worker", ENGINE_START_S, wait=self._settings.delist is None)
                 if self._settings.delist is not None:
                     await self._watch_refusal()
+                await self._until_offered()
             with self._stage("client"):
                 await self._start("client", START_S)
             with self._stage("proofs"):
                 await self._show_proofs(model, worker_image, gateway_image)
-            worker = await self._status("worker")
             contract = await self._worker_contract()
-            before, engine_before = await world.chain.account(world.owner.address), worker["engine"]
+            before = await world.chain.account(world.owner.address)
+            engine_before = await self._get("worker", "/engine")
             with self._stage("prompts"):
                 await self._ask(model)
             with self._stage("payment"):
@@ -297,6 +297,15 @@ class Demonstration:
             self._tell.line(f"{name} is ready ({self._urls[name]})")
         return child
 
+    async def _until_offered(self) -> None:
+        """Wait until the gateway has admitted the worker: engine healthy, evidence verified, registered."""
+        async with asyncio.timeout(START_S):
+            while not any(worker["offered"] for worker in (await self._status("gateway"))["workers"]):
+                if (fallen := self._processes.fallen()) is not None:
+                    raise LabError(f"{fallen.name} ended; it said:\n{fallen.tail()}")
+                await asyncio.sleep(0.2)
+        self._tell.line("the gateway verified the worker's fresh evidence and offers it requests")
+
     async def _watch_refusal(self) -> None:
         """With the image or the model not listed, the worker must say why it takes no work."""
         async with asyncio.timeout(ENGINE_START_S):
@@ -339,7 +348,7 @@ class Demonstration:
 
     async def _await_payment(self, world: World, contract: Address) -> None:
         """Wait until the worker contract has paid for every token that the worker counted."""
-        owed = (await self._status("worker"))["tokens"]["total"]
+        owed = _ledger(await self._status("worker"))["total"]
         self._tell.line(f"{owed} adjusted tokens are earned; waiting for the gateway's commitment and the payout …")
         head = await world.chain.head()
         async with asyncio.timeout(PAID_S):
@@ -360,12 +369,13 @@ class Demonstration:
         """Compare the counts with each other and the balance with proven transactions."""
         result = self._result
         worker = await self._status("worker")
-        engine = {name: worker["engine"][name] - engine_before[name] for name in engine_before}
+        engine_now = await self._get("worker", "/engine")
+        engine = {name: engine_now[name] - engine_before[name] for name in engine_before}
         counted = {
             "engine": {"prompt": engine["prompt_tokens"], "completion": engine["generation_tokens"]},
             "retokenised": await self._retokenise(model),
             "usage": {kind: sum(asked.tokens[kind] for asked in result.prompts) for kind in ("prompt", "completion")},
-            "ledger": worker["tokens"],
+            "ledger": _ledger(worker),
         }
         result.tokens = counted
         prices = Multipliers(
@@ -398,7 +408,7 @@ class Demonstration:
 
     async def _worker_contract(self) -> Address:
         worker = await self._status("worker")
-        return Address.parse(worker["gateways"][0]["worker_contract"])
+        return Address.parse(worker["accounts"][0]["worker_contract"])
 
     async def _paid_tokens(self, world: World, contract: Address) -> int:
         state = await world.chain.account(contract)
@@ -445,6 +455,12 @@ class Demonstration:
             yield
         finally:
             self._result.stages.append({"name": name, "seconds": round(time.monotonic() - begun, 3)})
+
+
+def _ledger(status: dict[str, Any]) -> dict[str, int]:
+    """Adjusted tokens by kind as the worker counted them, and their total as its ledger has it."""
+    kinds = {kind: int(status["requests"][kind]) for kind in ("prompt", "cached", "completion", "reasoning")}
+    return kinds | {"total": sum(int(account["max"]) for account in status["accounts"])}
 
 
 def _refusal(status: dict[str, Any]) -> str:

@@ -56,6 +56,7 @@ class Economy:
     cached_multiplier: int = 1_000
     completion_multiplier: int = 80_000
     reasoning_multiplier: int = 80_000
+    min_client_stake: int = 20 * TON
 
     def params(self) -> Params:
         """The root contract's parameters with the codes of our own contracts."""
@@ -72,6 +73,7 @@ class Economy:
             cached_tokens_price_multiplier=self.cached_multiplier,
             completion_tokens_price_multiplier=self.completion_multiplier,
             reasoning_tokens_price_multiplier=self.reasoning_multiplier,
+            min_client_stake=self.min_client_stake,
             proxy_code=codes.proxy,
             worker_code=codes.worker,
             client_code=codes.client,

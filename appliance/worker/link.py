@@ -97,6 +97,13 @@ class GatewayLink:
         requests: Where requests run.
         evidence: Makes a fresh bundle for a 32-byte nonce; None where this machine has none.
         random: Source of the status interval.
+
+    Attributes:
+        session: What the handshake settled; None before.
+        ready: The handshake is complete and the link is not lost.
+        violations: Messages that broke a rule.
+        unwelcome: The link ended before the handshake, after extensions were offered and not agreed to.
+        died_comparing: The link ended during the comparison of accounts.
     """
 
     def __init__(
@@ -114,6 +121,7 @@ class GatewayLink:
         self.ready = False
         self.violations = 0
         self.died_comparing = False
+        self.unwelcome = False
         self._worker = worker
         self._book = book
         self._requests = requests
@@ -164,11 +172,13 @@ class GatewayLink:
 
     # The life of the link
 
-    async def run(self, dialer: Dialer, *, state_totals: bool = True) -> None:
+    async def run(self, dialer: Dialer, *, greet: bool = True, state_totals: bool = True) -> None:
         """Dial, shake hands, then look at the payment status until the link is lost.
 
         Args:
             dialer: How to connect.
+            greet: Offer the extensions before the handshake. Peers that do not know the query answer it with an error;
+                one that closes the link over it is dialled again without (see ``unwelcome``).
             state_totals: See :func:`~appliance.worker.handshake.handshake`.
 
         Raises:
@@ -214,7 +224,7 @@ class GatewayLink:
                         await self._book.keep(step.record)
                         outcome = None
                     case Settled():
-                        self.session = step.session
+                        self.session, self.unwelcome = step.session, False
                         outcome = None
         except StopIteration as done:
             session: Session = done.value

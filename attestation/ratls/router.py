@@ -236,7 +236,7 @@ class _SocksEnd(_End):
         try:
             await self._router.dialer(policy).connect(lambda: _SecondEnd(self._router, self, announce), *target)
         except AttestationError as error:
-            _log.warning("no attested connection", error=type(error).__name__, policy=policy)
+            _log.warning("no attested connection", error=type(error).__name__, kind=policy)
             self.abort()
 
     def _stop_timer(self) -> None:
