@@ -1,1 +1,75 @@
-"""What a machine proves: evidence collected in the guest, verified anywhere."""
+"""What a machine proves: evidence collected in the guest, verified anywhere.
+
+The names below are the public surface. Each is loaded when it is first asked for, so that a program that needs the
+errors alone does not load TLS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attestation.batch import EvidenceMaker
+    from attestation.claims import WorkloadStatement
+    from attestation.errors import (
+        AttestationError,
+        CertificateError,
+        CollateralError,
+        CollectionError,
+        EvidenceError,
+        HandshakeError,
+        RefusedError,
+    )
+    from attestation.evidence import Bundle, build_bundle, parse_bundle
+    from attestation.platforms import Platform, open_platform
+    from attestation.policy import Policy
+    from attestation.tdx import TdxQuote, parse_quote
+    from attestation.verdict import Check, Verdict
+    from attestation.verifier import Verifier
+
+__all__ = [
+    "AttestationError",
+    "Bundle",
+    "CertificateError",
+    "Check",
+    "CollateralError",
+    "CollectionError",
+    "EvidenceError",
+    "EvidenceMaker",
+    "HandshakeError",
+    "Platform",
+    "Policy",
+    "RefusedError",
+    "TdxQuote",
+    "Verdict",
+    "Verifier",
+    "WorkloadStatement",
+    "build_bundle",
+    "open_platform",
+    "parse_bundle",
+    "parse_quote",
+]
+
+_HOMES = {
+    "Bundle": "evidence",
+    "Check": "verdict",
+    "EvidenceMaker": "batch",
+    "Platform": "platforms",
+    "Policy": "policy",
+    "TdxQuote": "tdx",
+    "Verdict": "verdict",
+    "Verifier": "verifier",
+    "WorkloadStatement": "claims",
+    "build_bundle": "evidence",
+    "open_platform": "platforms",
+    "parse_bundle": "evidence",
+    "parse_quote": "tdx",
+}
+"""Modules of the names; the others are errors."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

@@ -37,6 +37,9 @@ class EvidenceMaker:
         min_interval: Seconds between the starts of two quotes.
         max_batch: Nonces that share a quote.
         max_waiting: Requests that wait; more are refused.
+
+    Attributes:
+        quotes: Number of quotes that were asked for.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class EvidenceMaker:
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[bytes, asyncio.Future[bytes]]] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self.quotes = 0
 
     async def bundle(self, nonce: bytes) -> bytes:
         """A fresh bundle for a nonce of 32 bytes.
@@ -107,6 +111,7 @@ class EvidenceMaker:
             await asyncio.sleep(max(0.0, self._min_interval - (loop.time() - started)))
 
     async def _answer(self, batch: list[tuple[bytes, asyncio.Future[bytes]]]) -> None:
+        self.quotes += 1
         collateral = await self._collateral() if self._collateral is not None else None
         bundles = await build_bundles(
             self._platform,

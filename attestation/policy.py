@@ -250,6 +250,7 @@ def for_name(
     tcb_grace_days: int = 0,
     mr_seam: frozenset[bytes] | None = None,
     zero_padding: bool = False,
+    min_evaluation_number: int = 0,
 ) -> Policy:
     """Make a policy by its configured name.
 
@@ -259,6 +260,7 @@ def for_name(
         tcb_grace_days: See :class:`attestation.rules.TcbStatus`.
         mr_seam: See :func:`production_rules`.
         zero_padding: Take quotes with zeros after them, as the reference's peers may show on real machines.
+        min_evaluation_number: See :class:`attestation.rules.TcbStatus`.
 
     Raises:
         AttestationError: Unknown name, or roots where none belong or are missing.
@@ -268,20 +270,21 @@ def for_name(
             f"policy {name!r} with {len(simulated_roots)} simulated roots",
             hint="simulated roots belong to policy 'simulated', which needs at least one",
         )
+    tcb = TcbStatus(grace_days=tcb_grace_days, min_evaluation_number=min_evaluation_number)
     if name == "tdx":
-        rules = production_rules(tcb=TcbStatus(grace_days=tcb_grace_days), mr_seam=mr_seam)
+        rules = production_rules(tcb=tcb, mr_seam=mr_seam)
         return Policy(
             "tdx",
             "hardware",
             DcapReader((None,), zero_padding),
             AllOf((RootKey(frozenset({dcap.INTEL_ROOT_KEY_ID})), *rules)),
         )
-    _log.warning("policy gives no assurance: development only", policy=name)
+    _log.warning("policy gives no assurance: development only", kind=name)
     if name == "simulated":
         if len(simulated_roots) > MAX_SIMULATED_ROOTS:
             raise AttestationError(f"{len(simulated_roots)} simulated roots, at most {MAX_SIMULATED_ROOTS}")
         ids = frozenset(root_key_id(root) for root in simulated_roots)
-        rules = production_rules(tcb=TcbStatus(grace_days=tcb_grace_days), mr_seam=mr_seam)
+        rules = production_rules(tcb=tcb, mr_seam=mr_seam)
         return Policy(
             "simulated", "none", DcapReader(tuple(simulated_roots), zero_padding), AllOf((RootKey(ids), *rules))
         )

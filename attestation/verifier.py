@@ -130,6 +130,10 @@ class Verifier:
                 "compare the clocks",
             ),
         ]
+        devices = len(parsed.devices)
+        checks.append(
+            Check("gpu evidence", not devices, f"{devices} devices", "none: this version judges no GPU evidence")
+        )
         if digest is not None:
             seen = hashlib.sha256(bundle).digest()
             checks.append(_equal("bundle digest", seen, digest, "the certificate names another bundle"))

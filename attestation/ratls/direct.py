@@ -164,7 +164,7 @@ class RatlsListener:
             timer.cancel()
         if isinstance(error, RefusedError):
             failed = error.verdict.failed
-            _log.warning("peer refused", policy=error.verdict.policy, check=failed[0].name if failed else "unknown")
+            _log.warning("peer refused", kind=error.verdict.policy, check=failed[0].name if failed else "unknown")
         elif error is not None:
             _log.info("handshake failed", error=type(error).__name__)
 

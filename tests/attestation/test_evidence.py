@@ -141,7 +141,7 @@ async def test_nobody_swaps_the_owner_the_key_or_the_price(world: SyntheticTdx) 
 
     assert await failed(_changed(bundle, with_key, thief), thief.public_key) == ["report data"]
     assert await failed(_changed(bundle, lambda content: content.update(gpu=[b"other"]), guest.identity)) == [
-        "report data"
+        "gpu evidence"
     ]
     assert await failed(_changed(bundle, lambda content: content.update(root=bytes(32)), guest.identity)) == [
         "freshness path"

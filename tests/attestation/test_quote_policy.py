@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from datetime import datetime
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from attest_support import NOW, World, verifier_for
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from appliance.lab.tee import Faults, SyntheticTdx
 from attestation import claims, dcap, policy, rules
 from attestation.certificate import build_certificate
 from attestation.collateral import StaticCollateral
-from attestation.errors import AttestationError, RefusedError
+from attestation.errors import AttestationError, EvidenceError, RefusedError
 from attestation.ratls import Identity
 from attestation.tdx import BodyType, TdAttribute, parse_quote, without_padding
 from attestation.verifier import Verifier
@@ -216,6 +219,25 @@ async def test_a_flipped_bit_anywhere_in_the_signed_part_is_refused(world: Synth
         bad = bytearray(quote)
         bad[offset] ^= 0x10
         assert not (await _judge(world, quote=bytes(bad))).accepted, offset
+
+
+@settings(deadline=None)
+@given(st.integers(0, 6000), st.binary(max_size=12), st.integers(0, 12), st.booleans())
+def test_no_damage_to_a_quote_breaks_the_verifier_or_changes_the_report(
+    world: SyntheticTdx, at: int, insert: bytes, remove: int, fit: bool
+) -> None:
+    """What dcap leaves unauthenticated (parts of the certification data) may change; the signed report may not."""
+    quote = world.quote(REPORT_DATA)
+    bad = bytearray(quote)
+    bad[at : at + remove] = insert
+    if fit and len(bad) > 636:
+        bad[632:636] = (len(bad) - 636).to_bytes(4, "little")
+    chosen = policy.for_name("simulated", simulated_roots=(world.root_der,))
+    with contextlib.suppress(EvidenceError):
+        dcap.platform_of(bytes(bad))
+    appraisal = chosen.appraise(bytes(bad), world.collateral_json(), report_data=REPORT_DATA, now=NOW)
+    if all(item.passed for item in appraisal.checks):
+        assert appraisal.report == parse_quote(quote).report
 
 
 async def test_grace_covers_named_statuses_for_its_days_only() -> None:
@@ -437,3 +459,24 @@ def test_the_image_hashes_of_the_reference(shared: Path) -> None:
 async def test_the_world_in_this_process_makes_identities(world: SyntheticTdx) -> None:
     identity = await Identity.create(World(world), clock=lambda: NOW)
     assert (await verifier_for(world).verify_certificate(identity.certificate)).accepted
+
+
+def test_the_public_surface() -> None:
+    """Locked: a name that goes is a change that others have to know of."""
+    import attestation
+    from attestation import ratls
+
+    assert attestation.__all__ == sorted(attestation.__all__)
+    assert len(attestation.__all__) == 20
+    assert all(getattr(attestation, name).__name__ == name for name in attestation.__all__)
+    with pytest.raises(AttributeError):
+        attestation.nothing  # noqa: B018 - the attempt is the test
+    assert ratls.__all__ == [
+        "Identity",
+        "Peer",
+        "RatlsDialer",
+        "RatlsListener",
+        "RouterDialer",
+        "RouterListener",
+        "open_pool",
+    ]

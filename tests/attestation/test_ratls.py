@@ -1,20 +1,30 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
+import time
 from typing import TYPE_CHECKING
 
 import pytest
-from attest_support import Lab, Recorder
+import uvloop
+from attest_support import Lab, Recorder, settle
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL
 
 from attestation import policy
+from attestation.certificate import build_certificate
+from attestation.claims import certificate_report_data
 from attestation.errors import HandshakeError, RefusedError
 from attestation.platforms import FakeTdx
 from attestation.ratls import Identity, RatlsDialer, RatlsListener, open_pool
+from attestation.ratls import pow as proof
 from attestation.verifier import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 class Served:
@@ -207,3 +217,88 @@ async def test_refresh_keeps_the_key_and_replaces_the_certificate(lab: Lab) -> N
     assert identity.public_key == key
     verdict = await lab.verifier.verify_certificate(identity.certificate)
     assert verdict.accepted
+
+
+async def test_the_certificate_is_kept_fresh(lab: Lab) -> None:
+    identity = await lab.identity()
+    before = identity.certificate
+    keeping = asyncio.ensure_future(identity.keep_fresh(interval=0.01))
+    async with asyncio.timeout(20):
+        while identity.certificate == before:
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+
+
+def test_it_works_under_another_event_loop() -> None:
+    async def meet() -> bytes:
+        fake = Verifier(policy.for_name("fake_tdx"))
+        served = Served()
+        port = await served.start(RatlsListener(await Identity.create(FakeTdx()), fake, 2))
+        transport, protocol = await RatlsDialer(await Identity.create(FakeTdx()), fake).connect(
+            Recorder, "127.0.0.1", port
+        )
+        assert isinstance(protocol, Recorder)
+        transport.write(b"x" * 300_000)
+        received = await protocol.wait_for(300_000)
+        transport.close()
+        await protocol.lost.wait()
+        await (await served.first()).lost.wait()
+        served.server.close()
+        return received
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(meet()) == b"x" * 300_000
+
+
+async def _stream(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Connect with the standard library: proof of work by hand, then its TLS."""
+
+    def connect() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+        challenge = proof.Challenge.decode(plain.recv(proof.CHALLENGE_SIZE, socket.MSG_WAITALL), max_difficulty=8)
+        nonce = proof.search(challenge.salt, challenge.difficulty, 0, 1 << 16)
+        assert nonce is not None
+        plain.sendall(proof.encode_solution(nonce))
+        return context.wrap_socket(plain)
+
+    return await asyncio.to_thread(connect)
+
+
+async def test_another_tls_stack_meets_our_listener(tmp_path: Path) -> None:
+    """The standard library's TLS, which shares no code with ours but OpenSSL itself."""
+    fake = Verifier(policy.for_name("fake_tdx"))
+    served = Served()
+    port = await served.start(RatlsListener(await Identity.create(FakeTdx()), fake, 6))
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes_raw()
+
+    def context(quote: bytes) -> ssl.SSLContext:
+        der = build_certificate(key, quote, now=time.time() - 60)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        file = tmp_path / "pair.pem"
+        file.write_text(pem + ssl.DER_cert_to_PEM_cert(der))
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+        made.load_cert_chain(file)
+        return made
+
+    good = await _stream(port, context(certificate_report_data(public)))
+    assert good.version() == "TLSv1.3"
+    await asyncio.to_thread(good.sendall, b"hello")
+    assert await asyncio.to_thread(good.recv, 5) == b"hello"
+    assert (await served.first()).transport.get_extra_info("peer").public_key == public
+    good.close()
+    bad = await _stream(port, context(bytes(64)))
+    assert await asyncio.to_thread(_read_end, bad) == b""
+    bad.close()
+    assert len(served.protocols) == 1
+    served.server.close()
+    await settle()
+
+
+def _read_end(stream: ssl.SSLSocket) -> bytes:
+    try:
+        return stream.recv(1)
+    except (ConnectionError, ssl.SSLError):
+        return b""
