@@ -142,6 +142,7 @@ async def test_every_nanoton_is_explained(net: DevNet) -> None:
         await m.wallet.transfer([payout_message(m.payment(5000, query_id=11), m.wallet.address)])
         await m.paid(5000)
         net.advance_clock(30 * 86400)  # a month of storage fees
+        await m.settled()
         await m.owner.transfer([payout_message(m.payment(7000, query_id=12), m.owner.address)])
         await m.paid(7000)
         closed = sign_payment(key("proxy"), Op.WORKER_LAST_PAYOUT, 13, 7001, m.contract.address, m.owner.address)
