@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contract_world import TON, Network, accepted, public
+import pytest
+from contract_world import TON, Network, accepted, party, public, refusal
 
 from appliance.chain import signed
 from appliance.chain.envelopes import OutgoingMessage, WalletRequest, external_message
@@ -14,6 +15,7 @@ from appliance.chain.messages import (
     ClientRegister,
     ClientTopUp,
     ClientWithdraw,
+    ContractError,
     Op,
     ProxyIncreaseStake,
     ProxyPayout,
@@ -78,7 +80,7 @@ def test_from_deployment_to_retirement(network: Network) -> None:
 
 def test_node_wallet_deploys_the_worker_and_takes_its_pay(tvm: Tvm, codes: ContractCodes) -> None:
     """The worker's own way: its wallet deploys the worker contract and forwards what the proxy signed."""
-    from contract_world import key, party
+    from contract_world import key
 
     from appliance.chain.stateinit import wallet_state
 
@@ -120,3 +122,37 @@ def test_money_of_other_clients_is_left_alone(tvm: Tvm, codes: ContractCodes) ->
     top_up = ClientTopUp(1, TON, network.excesses).to_cell()
     accepted(network.send(network.client, 2 * TON, top_up))
     assert network.client_data().balance == 3 * TON
+
+
+def test_closed_contract_stays_closed_for_years(network: Network) -> None:
+    """The storage reserve: a contract that forgot that it is closed would pay again."""
+    accepted(network.pay_worker(5000))
+    accepted(network.pay_worker(6000, op=Op.WORKER_LAST_PAYOUT))
+    network.now += 5 * 365 * 86_400
+    assert refusal(network.pay_worker(7000)) == ContractError.CLOSED
+    again = network.send(network.worker, TON, network.payment(Op.WORKER_PAYOUT, 7000, network.worker))
+    assert refusal(again) == ContractError.CLOSED
+    redeployed = network.send(network.worker, TON, init=network.states["worker"], bounce=False)
+    assert accepted(redeployed)
+    assert network.worker_data().state == ContractStatus.CLOSED
+    assert network.worker_data().tokens == 6000
+
+
+def test_storage_is_paid_out_of_the_contract_and_payouts_go_on(network: Network) -> None:
+    accepted(network.pay_worker(5000))
+    held = network.balance(network.worker)
+    network.now += 365 * 86_400
+    accepted(network.pay_worker(6000))
+    # An account without code pays for storage too, a little.
+    assert network.balance(network.worker_owner) == pytest.approx(6000 * FEE, abs=TON // 1000)
+    assert TON // 100 <= network.balance(network.worker) < held
+
+
+@pytest.mark.parametrize("contract", ["root", "proxy", "worker", "client"])
+def test_bounced_messages_of_strangers_do_nothing(network: Network, contract: str) -> None:
+    address = getattr(network, contract)
+    data = network.data(address)
+    for body in (None, network.payment(Op.WORKER_PAYOUT, 10, network.worker)):
+        executed = network.bounce_from(party("stranger"), address, body=body)
+        assert [each.exit_code for each in executed] == [0]
+    assert network.data(address) == data
