@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import address_of, fund, key, live, reading, served, ticking, trust_of
+from chain_support import address_of, fund, key, live, reading, served, ticking, trust_of
 
 from appliance.chain.addresses import Address
 from appliance.chain.client import ChainClient, TrustPoint

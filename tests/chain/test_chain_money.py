@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from conftest import TON, fund, key, live
+from chain_support import TON, fund, key, live
 
 from appliance.chain.addresses import Address
 from appliance.chain.contracts import load

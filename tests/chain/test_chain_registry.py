@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import TON, fund, key, live
+from chain_support import TON, fund, key, live
 
 from appliance.chain import admin
 from appliance.chain.addresses import Address

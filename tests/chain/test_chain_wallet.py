@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import TON, fund, key, live
+from chain_support import TON, fund, key, live
 
 from appliance.chain.addresses import Address
 from appliance.chain.boc import decode_boc
