@@ -188,8 +188,10 @@ class GatewayLink:
         link = await dial(dialer, self, (host.strip("[]"), int(port)))
         try:
             self._check_peer(link)
-            # First of all: a gateway of ours asks for fresh evidence as soon as the handshake is done.
-            await link.negotiate()
+            if greet:
+                # First of all: a gateway of ours asks for fresh evidence as soon as the handshake is done.
+                self.unwelcome = True
+                self.unwelcome = not await link.negotiate()
             await self._shake_hands(link, state_totals=state_totals)
             await self._watch_status(link)
         finally:

@@ -147,6 +147,7 @@ class Worker:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._side: set[asyncio.Task[None]] = set()
         self._suspects: set[str] = set()
+        self._plain: set[str] = set()
         self._params_version: int | None = None
         self._enabled = True
         self._draining = False
@@ -321,7 +322,7 @@ class Worker:
         link = GatewayLink(address, self, self._book, self._requests, evidence=self._evidence, random=self._random)
         self._links[address] = link
         try:
-            await link.run(self._dialer, state_totals=address not in self._suspects)
+            await link.run(self._dialer, greet=address not in self._plain, state_totals=address not in self._suspects)
         except HandshakeError as error:
             log.warning("gateway refused", gateway=address, reason=error.message, hint=error.hint)
         except LedgerError as error:
@@ -331,11 +332,10 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - one gateway must not end the others' links
             log.error("link failed in an unforeseen way", gateway=address, error=type(error).__name__)
         finally:
-            if link.died_comparing:
-                # It may have ended as a process over totals larger than its own: the next time it is told none.
-                self._suspects.add(address)
-            else:
-                self._suspects.discard(address)
+            # A peer may have ended as a process over totals larger than its own: the next time it is told none. And
+            # one that closed the link over the extensions' query is not asked again, unless that was not it either.
+            _remember(self._suspects, address, yes=link.died_comparing)
+            _remember(self._plain, address, yes=link.unwelcome or (address in self._plain and link.session is not None))
             self._links.pop(address, None)
             self._tasks.pop(address, None)
             delay = self._targets.lost(address, _now())
@@ -402,6 +402,13 @@ class Worker:
     def draining(self) -> bool:
         """The worker is about to end."""
         return self._draining
+
+
+def _remember(addresses: set[str], address: str, *, yes: bool) -> None:
+    if yes:
+        addresses.add(address)
+    else:
+        addresses.discard(address)
 
 
 def _now() -> float:

@@ -13,6 +13,7 @@ from worker_world import FULL_MODEL, Accounts, World, make_params, make_world, u
 from appliance.accounting.records import Counters, ProxyRecord
 from appliance.accounting.worker_ledger import WorkerLedger
 from appliance.wire.errors import QueryError
+from appliance.wire.extensions import ALL
 from appliance.wire.messages import (
     ChrysalisGetEvidence,
     ProxyQueryAnswerErrorEx,
@@ -236,6 +237,28 @@ async def test_a_wrong_answer_type_ends_the_attempt(tmp_path: Path) -> None:
         task = asyncio.create_task(world.worker.run())
         await until(lambda: world.gateway.links >= 1 and not world.worker.links)
         assert len(world.gateway.queries) == 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_extensions_are_agreed_before_the_handshake_ends(world: World) -> None:
+    assert world.gateway.link is not None
+    assert world.gateway.link.extensions == ALL
+
+
+async def test_a_peer_that_closes_over_the_extensions_is_dialled_without(tmp_path: Path) -> None:
+    async with make_world(tmp_path, start=False) as world:
+        world.gateway.touchy = True
+        task = asyncio.create_task(world.worker.run())
+        await until(lambda: bool(world.worker.links) and world.worker.links[0].ready)
+        assert world.gateway.links == 2
+        assert world.gateway.link is not None
+        assert world.gateway.link.extensions == frozenset()
+        assert isinstance((await world.gateway.ask({}))[-1], ProxyQueryAnswerPartEx)
+        world.gateway.link.close()
+        await until(lambda: world.gateway.links == 3)
+        await until(lambda: bool(world.worker.links) and world.worker.links[0].ready)
+        assert world.gateway.links == 3, "it is remembered"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

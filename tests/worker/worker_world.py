@@ -28,6 +28,7 @@ from appliance.engine.rules import Rules
 from appliance.wire.codec import decode, encode
 from appliance.wire.errors import QueryError
 from appliance.wire.messages import (
+    ChrysalisHello,
     HttpHeader,
     HttpRequest,
     HttpResponse,
@@ -144,6 +145,7 @@ class Gateway:
         self.refuse: type[TLObject] | None = None
         self.drop_at: type[TLObject] | None = None
         self.address = ""
+        self.touchy = False
 
     def link_ready(self, link: Link) -> None:
         self.link = link
@@ -338,12 +340,26 @@ async def serving(server: ModelServer) -> AsyncIterator[ModelServer]:
         await runner.cleanup()
 
 
+class Tempered(LinkProtocol):
+    """The accepting side; closes over the query for extensions if its gateway is touchy about it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(gateway, connecting=False)
+        self._gateway = gateway
+
+    def data_received(self, data: bytes) -> None:
+        if self._gateway.touchy and ChrysalisHello.TL_ID.to_bytes(4, "little") in data:
+            self.link.close()
+            return
+        super().data_received(data)
+
+
 @asynccontextmanager
 async def listening(gateway: Gateway) -> AsyncIterator[Gateway]:
     protocols: list[LinkProtocol] = []
 
     def factory() -> LinkProtocol:
-        protocols.append(LinkProtocol(gateway, connecting=False))
+        protocols.append(Tempered(gateway))
         return protocols[-1]
 
     server = await TcpListener().serve(factory, "127.0.0.1", 0)
