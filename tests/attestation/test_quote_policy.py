@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.lab.tee import Faults, SyntheticTdx
-from attestation import claims, dcap, policy, rules
+from attestation import claims, dcap, policy, rules, tdx_rules
 from attestation.certificate import build_certificate
 from attestation.collateral import StaticCollateral
 from attestation.errors import AttestationError, EvidenceError, RefusedError
@@ -101,7 +101,7 @@ async def test_a_service_td_is_refused(world: SyntheticTdx) -> None:
     assert not verdict.accepted
     subject = _subject(world)
     bound = replace(subject, report=replace(subject.report, mr_service_td=b"\x01" * 48))
-    rule = rules.AllOf(policy.production_rules(tcb=rules.TcbStatus()))
+    rule = rules.AllOf(policy.production_rules(tcb=tdx_rules.TcbStatus()))
     assert rule.appraise(subject).passed
     assert [item.name for item in rule.appraise(bound).checks if not item.passed] == ["mr_service_td"]
 
@@ -264,20 +264,20 @@ def _subject(tdx: SyntheticTdx) -> rules.Subject:
 
 def test_grace_can_be_limited_to_advisories() -> None:
     subject = _subject(_world(tcb_status="OutOfDate", advisories=("INTEL-SA-00009",), newer_level_age_s=DAY))
-    rule = rules.TcbStatus(grace_days=5, grace_advisories=frozenset({"INTEL-SA-00009"}))
+    rule = tdx_rules.TcbStatus(grace_days=5, grace_advisories=frozenset({"INTEL-SA-00009"}))
     assert rule.appraise(subject).passed
-    assert not rules.TcbStatus(grace_days=5, grace_advisories=frozenset({"INTEL-SA-1"})).appraise(subject).passed
+    assert not tdx_rules.TcbStatus(grace_days=5, grace_advisories=frozenset({"INTEL-SA-1"})).appraise(subject).passed
 
 
 def test_old_collateral_can_be_refused_by_its_number(world: SyntheticTdx) -> None:
-    assert rules.TcbStatus(min_evaluation_number=17).appraise(_subject(world)).passed
-    assert not rules.TcbStatus(min_evaluation_number=18).appraise(_subject(world)).passed
+    assert tdx_rules.TcbStatus(min_evaluation_number=17).appraise(_subject(world)).passed
+    assert not tdx_rules.TcbStatus(min_evaluation_number=18).appraise(_subject(world)).passed
 
 
 def test_a_normal_production_platform_is_allowed_and_can_be_refused() -> None:
     subject = _subject(_world())
-    assert rules.PlatformFlags().appraise(subject).passed
-    strict = rules.PlatformFlags(allow_dynamic_platform=False, allow_cached_keys=False, allow_smt=False)
+    assert tdx_rules.PlatformFlags().appraise(subject).passed
+    strict = tdx_rules.PlatformFlags(allow_dynamic_platform=False, allow_cached_keys=False, allow_smt=False)
     assert len([item for item in strict.appraise(subject).checks if not item.passed]) == 3
     tame = _subject(_world(dynamic_platform=False, cached_keys=False, smt_enabled=False))
     assert strict.appraise(tame).passed
@@ -303,9 +303,9 @@ async def test_images_and_machines_can_be_listed(world: SyntheticTdx) -> None:
     subject = _subject(world)
     base = policy.for_name("simulated", simulated_roots=(world.root_der,))
     cases = (
-        ((rules.ImageListed(_Registry(subject.image_hash)), rules.MachineListed(frozenset({world.ppid}))), []),
+        ((rules.ImageListed(_Registry(subject.image_hash)), tdx_rules.MachineListed(frozenset({world.ppid}))), []),
         ((rules.ImageListed(_Registry()),), ["image"]),
-        ((rules.MachineListed(frozenset({bytes(16)})),), ["machine"]),
+        ((tdx_rules.MachineListed(frozenset({bytes(16)})),), ["machine"]),
     )
     certificate = build_certificate(KEY, world.quote(REPORT_DATA), now=NOW - 60)
     for extra, failed in cases:
@@ -319,8 +319,8 @@ async def test_images_and_machines_can_be_listed(world: SyntheticTdx) -> None:
 def test_any_of_reports_every_alternative_or_the_first_that_holds(world: SyntheticTdx) -> None:
     subject = _subject(world)
     zero, one = (
-        rules.Register("mr_td", frozenset({bytes(48)})),
-        rules.Register("mr_td", frozenset({subject.report.mr_td})),
+        tdx_rules.Register("mr_td", frozenset({bytes(48)})),
+        tdx_rules.Register("mr_td", frozenset({subject.report.mr_td})),
     )  # type: ignore[union-attr]  # there is one
     assert rules.AnyOf((zero, one)).appraise(subject).passed
     assert len(rules.AnyOf((zero, zero)).appraise(subject).checks) == 2
