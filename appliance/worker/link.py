@@ -34,6 +34,7 @@ from appliance.wire.messages import (
 from appliance.wire.transport import dial
 from appliance.worker.errors import HandshakeError
 from appliance.worker.handshake import Ask, Keep, Recall, Settled, handshake
+from attestation.errors import AttestationError
 
 if TYPE_CHECKING:
     import random
@@ -161,7 +162,10 @@ class GatewayLink:
             raise QueryError("Lost promise", code=ErrorCode.PLAIN)
         if self._evidence is None:
             raise QueryError("this worker has no evidence", code=ErrorCode.NOT_READY)
-        return ChrysalisEvidence(await self._evidence(query.nonce))
+        try:
+            return ChrysalisEvidence(await self._evidence(query.nonce))
+        except AttestationError as error:
+            raise QueryError(error.message, code=ErrorCode.NOT_READY, hint=error.hint) from error
 
     def link_lost(self, link: Link, reason: Exception | None) -> None:
         """Nobody is there to take answers any more."""

@@ -19,7 +19,7 @@ import tenacity
 from aiohttp import web
 
 from appliance.accounting.worker_ledger import WorkerLedger
-from appliance.assembly import host_port, open_chain, open_dialer, open_registry, open_verifier
+from appliance.assembly import collateral_source, host_port, open_chain, open_dialer, open_registry, open_verifier
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError
@@ -32,7 +32,7 @@ from appliance.errors import ConfigError, StageError
 from appliance.keys import read_key, read_secret, write_secret
 from appliance.worker.book import Book
 from appliance.worker.engine import describe_engine, open_engine
-from appliance.worker.evidence import EvidenceDesk
+from appliance.worker.evidence import staple
 from appliance.worker.handshake import Offer
 from appliance.worker.intake import CacheSalts
 from appliance.worker.payer import RelayPayer, WalletPayer
@@ -41,13 +41,14 @@ from appliance.worker.requests import RequestRunner
 from appliance.worker.service import Settings, Worker
 from appliance.worker.stages import Stages
 from appliance.worker.status import StatusPage
+from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
 from attestation.platforms import open_platform
 from attestation.ratls import Identity
 from attestation.ratls.pow import open_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from appliance.chain.client import ChainClient
     from appliance.chain.registry import Registry
@@ -144,11 +145,17 @@ class Program:
             chain = await stack.enter_async_context(open_chain(network, host))
             registry = open_registry(network, host, chain)
             stack.push_async_callback(registry.close)
-            await _until_read(registry)
+            await _until_read(registry, lambda why: self._stages.note("chain", why))
         with self._stages.stage("identity"):
             platform, identity, verifier = await self._identify()
         with self._stages.stage("ledger"):
-            book = Book(WorkerLedger(host.state_dir / "worker.sqlite"))
+            ledger = WorkerLedger(host.state_dir / "worker.sqlite")
+            if ledger.restored:
+                log.warning(
+                    "the ledger is older than at its last use",
+                    hint="if a backup was put back: totals it lacks come back from gateways and the chain",
+                )
+            book = Book(ledger)
             stack.push_async_callback(book.close)
         engine = self._engine = open_engine(config)
         stack.push_async_callback(engine.stop)
@@ -232,7 +239,7 @@ class Program:
 
     def _evidence(
         self, platform: Platform | None, identity: Identity, registry: Registry, settings: EngineConfig
-    ) -> Callable[[bytes], asyncio.Future[bytes]] | None:
+    ) -> Callable[[bytes], Awaitable[bytes]] | None:
         if platform is None:
             return None
         measured, owner = self._config.measured, self._config.owner
@@ -252,9 +259,15 @@ class Program:
                 chain=bytes.fromhex(measured.network.zerostate.root_hash),
             )
 
-        desk = EvidenceDesk(platform, identity, statement, lambda: registry.head.block.root_hash)
-        self._stack.push_async_callback(desk.close)
-        return lambda nonce: asyncio.ensure_future(desk.bundle(nonce))
+        maker = EvidenceMaker(
+            platform,
+            identity,
+            statement=statement,
+            block_hash=lambda: registry.head.block.root_hash,
+            collateral=staple(lambda: identity.certificate, collateral_source(self._config.host)),
+        )
+        self._stack.push_async_callback(maker.close)
+        return maker.bundle
 
     def _payer(self, chain: ChainClient, owner: Address) -> Payer | None:
         """The node wallet if there is a gas key, else the relay, else nobody."""
@@ -272,22 +285,23 @@ class Program:
             await engine.start()
 
 
-async def _until_read(registry: Registry) -> None:
-    """Read the root contract; without the chain there is nothing to do but to try again."""
+async def _until_read(registry: Registry, note: Callable[[str], None]) -> None:
+    """Read the root contract; without the chain there is nothing to do but to say why and to try again."""
+
+    def say_why(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, ChainError):
+            note(str(error))
+            log.warning("root contract not read", attempt=state.attempt_number, error=type(error).__name__,
+                        reason=error.message, hint=error.hint)  # fmt: skip
+
     async for attempt in tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(ChainError),
         wait=tenacity.wait_random_exponential(multiplier=1, max=30),
-        before_sleep=_say_why,
+        before_sleep=say_why,
     ):
         with attempt:
             await registry.start()
-
-
-def _say_why(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, ChainError):
-        log.warning("root contract not read", attempt=state.attempt_number, error=type(error).__name__,
-                    reason=error.message, hint=error.hint)  # fmt: skip
 
 
 def _is_loopback(address: str) -> bool:

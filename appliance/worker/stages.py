@@ -58,7 +58,11 @@ class Stages:
             stage.state, stage.reason = "failed", type(error).__name__
             raise
         else:
-            stage.state = "done"
+            stage.state, stage.reason = "done", ""
             log.info("stage done", stage=name, duration_s=round(time.monotonic() - began, 3))
         finally:
             stage.seconds = time.monotonic() - began
+
+    def note(self, name: str, reason: str) -> None:
+        """Say why a running stage has not ended yet."""
+        self._stages[name].reason = reason
