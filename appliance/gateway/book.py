@@ -137,12 +137,19 @@ class Reservation:
         self.release()
 
 
+@dataclass(slots=True)
+class Sequence:
+    """The ledger's newest sequence number. All books of one ledger share it: none is ever used twice."""
+
+    value: int
+
+
 class Book:
     """All accounts under one gateway contract.
 
     Args:
         instance: The contract's row.
-        seqno: The newest sequence number on disk.
+        sequence: The newest sequence number on disk; shared by all books of the ledger.
         session: This process's session hash (32 random bytes, already on disk).
         sessions: All session hashes that ever wrote this ledger, this one included.
         workers: Rows from disk.
@@ -157,14 +164,14 @@ class Book:
         self,
         instance: InstanceRow,
         *,
-        seqno: int,
+        sequence: Sequence,
         session: bytes,
         sessions: frozenset[bytes],
         workers: Iterable[WorkerRow] = (),
         clients: Iterable[ClientRow] = (),
     ) -> None:
         self.instance = instance
-        self.seqno = seqno
+        self._sequence = sequence
         self.session = session
         self.foreign_markers = 0
         self._sessions = sessions
@@ -173,6 +180,11 @@ class Book:
         self._dirty_workers: set[WorkerAccount] = set()
         self._dirty_clients: set[ClientAccount] = set()
         self._moved = False
+
+    @property
+    def seqno(self) -> int:
+        """The newest sequence number that was given out."""
+        return self._sequence.value
 
     @property
     def workers(self) -> Iterable[WorkerAccount]:
@@ -282,7 +294,7 @@ class Book:
         if session in self._sessions and seqno <= self.seqno:
             return "known"
         self.foreign_markers += 1
-        self.seqno = max(self.seqno, seqno)
+        self._sequence.value = max(self.seqno, seqno)
         self._moved = True
         log.error("ledger behind its own markers", seqno=seqno, hint="restored from a backup, or the key is used twice")
         return "foreign"
@@ -307,7 +319,7 @@ class Book:
         workers, clients = self._dirty_workers, self._dirty_clients
         self._dirty_workers, self._dirty_clients, self._moved = set(), set(), False
         rows = bool(workers or clients)
-        self.seqno += rows
+        self._sequence.value += rows
         return Batch(
             name,
             self.seqno,

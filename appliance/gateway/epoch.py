@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from appliance.accounting.gateway_ledger import InstanceRow
-from appliance.gateway.book import Book
+from appliance.gateway.book import Book, Sequence
 from appliance.gateway.contract_events import ClientSeen, Event
 from appliance.gateway.desk import Desk, DeskLimits
 from appliance.gateway.links import ClientLinks, WorkerLinks
@@ -23,6 +23,7 @@ from appliance.gateway.settlement import GatewayWallet, Settlement
 from appliance.gateway.status import GatewayStatus, MoneyStatus, WorkerStatus
 
 if TYPE_CHECKING:
+    import asyncio
     from collections import Counter
     from collections.abc import Awaitable, Callable
 
@@ -70,6 +71,19 @@ class Parts:
     payout_min: int
     own_evidence: Callable[[bytes], Awaitable[bytes]] | None
     newer_config: Callable[[], None]
+    sequence: Sequence
+    writing: asyncio.Lock
+
+    def book(self, instance: InstanceRow) -> Book:
+        """The accounts under a contract as they are on disk."""
+        return Book(
+            instance,
+            sequence=self.sequence,
+            session=self.session.hash,
+            sessions=self.session.known,
+            workers=self.ledger.workers(instance.contract),
+            clients=self.ledger.clients(instance.contract),
+        )
 
 
 class Epoch:
@@ -84,15 +98,7 @@ class Epoch:
     def __init__(self, parts: Parts, terms: Terms, tally: Tally) -> None:
         contract = terms.contract.raw()
         known = {row.contract: row for row in parts.ledger.instances()}
-        instance = known.get(contract, InstanceRow(contract, terms.params_version))
-        self.book = Book(
-            instance,
-            seqno=parts.ledger.seqno,
-            session=parts.session.hash,
-            sessions=parts.session.known,
-            workers=parts.ledger.workers(contract),
-            clients=parts.ledger.clients(contract),
-        )
+        self.book = parts.book(known.get(contract, InstanceRow(contract, terms.params_version)))
         payments = Payments(parts.key, parts.wallet.address)
         self.desk = Desk(
             parts.limits,
@@ -124,6 +130,7 @@ class Epoch:
             monotonic=time.monotonic,
             commit_interval=parts.commit_interval,
             payout_min=parts.payout_min,
+            writing=parts.writing,
         )
         self._checks = parts.checks
         self._closed = ""

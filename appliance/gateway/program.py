@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from appliance.accounting.errors import LedgerError
 from appliance.accounting.gateway_ledger import GatewayLedger
 from appliance.assembly import collateral_source, host_port, open_chain, open_registry, open_verifier
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
-from appliance.chain.errors import StaleError
+from appliance.chain.errors import ChainError, StaleError
 from appliance.chain.wallet import NodeWallet
 from appliance.gateway import status
 from appliance.gateway.admission import Checks
+from appliance.gateway.book import Sequence
 from appliance.gateway.desk import DeskLimits
 from appliance.gateway.epoch import Epoch, Parts, Session
 from appliance.gateway.errors import GatewayError
 from appliance.gateway.evidence import EvidencePolicy
 from appliance.gateway.own_evidence import OwnEvidence
+from appliance.gateway.retirement import Retirement
 from appliance.gateway.tally import Tally
 from appliance.gateway.terms import Identity, Terms
 from appliance.keys import read_key
@@ -53,6 +56,7 @@ log = structlog.get_logger(__name__)
 _REFERENCE_POLICIES = frozenset({"any", "fake_tdx"})
 """Policies under which workers are taken that know nothing of fresh evidence: those that prove nothing anyway."""
 TICK_S = 0.1
+PREPARE_RETRY_S = 10.0
 DRAIN_S = 30.0
 """Most seconds that running requests get after SIGTERM."""
 
@@ -96,13 +100,16 @@ class Gateway:
         self._changed = asyncio.Event()
         self._servers: list[Server] = []
         self._draining = False
+        self._preparing = ""
         self._idle = asyncio.Event()
+        self._retiring: set[asyncio.Task[None]] = set()
         self.epoch = Epoch(parts, Terms.of(identity, registry.state), self._tally)
 
     async def start(self) -> None:
         """Take over everything that the chain knows."""
         await self.epoch.settlement.start()
         self._registry.subscribe(self._root_changed)
+        self._retire_others()
 
     async def serve(self, doors: _Doors, host: GatewayHost, stack: contextlib.AsyncExitStack) -> None:
         """Open the listeners and the status port."""
@@ -137,6 +144,9 @@ class Gateway:
                 await self._idle.wait()
         epoch.disconnect("the gateway is stopping")
         await epoch.settlement.commit()
+        for task in tuple(self._retiring):
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
 
     def status(self) -> status.GatewayStatus:
         """A snapshot for the status port."""
@@ -159,9 +169,21 @@ class Gateway:
             await asyncio.sleep(TICK_S)
             self.epoch.desk.tick()
             if not self._draining:
-                self.epoch.close(self._stale())
+                self.epoch.close(self._preparing or self._stale())
             elif not self.epoch.desk.open:
                 self._idle.set()
+
+    def _retire_others(self) -> None:
+        """Retire every contract of this gateway but the present one, unless that is under way or done."""
+        present = self.epoch.book.instance.contract
+        under_way = {task.get_name() for task in self._retiring}
+        for instance in self._parts.ledger.instances():
+            if instance.contract == present or instance.stage == "closed" or instance.contract in under_way:
+                continue
+            retirement = Retirement(self._parts, self._parts.book(instance))
+            task = asyncio.get_running_loop().create_task(retirement.run(), name=instance.contract)
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     def _stale(self) -> str:
         try:
@@ -190,8 +212,23 @@ class Gateway:
             old.disconnect("the network's parameters changed: connect again")
             await old.settlement.commit()
             self.epoch = Epoch(self._parts, Terms.of(self._identity, self._registry.state), self._tally)
-            self.epoch.close("the gateway's new contract is being prepared")
-            await self.epoch.settlement.start()
+            await self._prepare()
+            self._retire_others()
+
+    async def _prepare(self) -> None:
+        """Deploy and read the new epoch's contract; until that is done, nobody is served and everybody is told why."""
+        while True:
+            self._preparing = self._preparing or "the gateway's new contract is being prepared"
+            self.epoch.close(self._preparing)
+            try:
+                await self.epoch.settlement.start()
+            except (ChainError, LedgerError) as error:
+                self._preparing = f"the gateway's new contract cannot be prepared yet: {error}"
+                log.error("new contract not ready", error=type(error).__name__, reason=str(error))
+                await asyncio.sleep(PREPARE_RETRY_S)
+                continue
+            self._preparing = ""
+            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +281,8 @@ async def _assemble(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> 
         payout_min=host.payout_min_nanotons,
         own_evidence=doors.own_evidence,
         newer_config=_refresher(registry),
+        sequence=Sequence(ledger.seqno),
+        writing=asyncio.Lock(),
     )
     gateway = Gateway(parts, identity, registry)
     await gateway.start()

@@ -75,6 +75,7 @@ class Settlement:
         monotonic: Seconds that only grow.
         commit_interval: Seconds between markers.
         payout_min: Nanotons that a payout, charge or withdrawal has to be worth.
+        writing: Held while a batch gets its number and is written; shared by all who write this ledger.
     """
 
     def __init__(  # noqa: PLR0917 - the parts it joins, in the order of the flow
@@ -91,6 +92,7 @@ class Settlement:
         monotonic: Callable[[], float],
         commit_interval: float,
         payout_min: int,
+        writing: asyncio.Lock | None = None,
     ) -> None:
         self._ledger = ledger
         self._book = book
@@ -104,7 +106,7 @@ class Settlement:
         self._commit_interval = commit_interval
         self._payout_min = payout_min
         self._watcher = AccountWatcher(chain, terms.contract, after_lt=book.instance.last_lt)
-        self._writing = asyncio.Lock()
+        self._writing = writing or asyncio.Lock()
         self._asked: dict[Address, float] = {}
         self.last_commit = 0.0
         self.last_read = 0.0

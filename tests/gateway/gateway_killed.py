@@ -20,7 +20,7 @@ from gateway_world import KEY, WALLET, address, terms
 from appliance.accounting.gateway_ledger import GatewayLedger, InstanceRow
 from appliance.chain.messages import Op
 from appliance.chain.signed import parse_payment
-from appliance.gateway.book import Book
+from appliance.gateway.book import Book, Sequence
 from appliance.gateway.contract_events import MarkerSeen, event_of, marker_body
 from appliance.gateway.epoch import Session
 from appliance.gateway.payments import Payments
@@ -50,7 +50,7 @@ class Life:
         rows = {row.contract: row for row in self.ledger.instances()}
         self.book = Book(
             rows.get(contract, InstanceRow(contract, 3)),
-            seqno=self.ledger.seqno,
+            sequence=Sequence(self.ledger.seqno),
             session=session.hash,
             sessions=session.known,
             workers=self.ledger.workers(contract),

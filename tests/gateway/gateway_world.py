@@ -14,7 +14,7 @@ from appliance.chain.addresses import Address
 from appliance.chain.cells import Writer
 from appliance.chain.layouts import Params, RootState
 from appliance.gateway.admission import AdmittedWorker
-from appliance.gateway.book import Book, ClientAccount
+from appliance.gateway.book import Book, ClientAccount, Sequence
 from appliance.gateway.desk import Desk, DeskLimits
 from appliance.gateway.exchange import ClientConnection
 from appliance.gateway.fleet import WorkerConnection
@@ -157,7 +157,7 @@ class World:
         self.terms = terms(**changes)
         self.book = Book(
             InstanceRow(self.terms.contract.raw(), self.terms.params_version),
-            seqno=0,
+            sequence=Sequence(0),
             session=bytes([9]) * 32,
             sessions=frozenset({bytes([9]) * 32}),
         )
