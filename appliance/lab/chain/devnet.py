@@ -9,44 +9,26 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from appliance.chain.boc import decode_boc, encode_boc
+from appliance.chain.boc import decode_boc
 from appliance.chain.errors import LayoutError
 from appliance.lab.chain.archive import Archive, View
-from appliance.lab.chain.blocks import (
-    Header,
-    ValueFlow,
-    build_block,
-    master_extra,
-    shard_extra,
-    shard_flow,
-    zerostate,
-)
+from appliance.lab.chain.assembly import KeyBlock, Updates, assemble, change_of, next_ledger
 from appliance.lab.chain.clock import Clock
-from appliance.lab.chain.collation import LT_ALIGN, Collation, Collator
-from appliance.lab.chain.config import ChainConfig, Validator
+from appliance.lab.chain.collation import LT_ALIGN, Collator
+from appliance.lab.chain.config import Validator
 from appliance.lab.chain.errors import DevNetError, MessageRefusedError
 from appliance.lab.chain.faucet import MAX_GRANTS, SUPPLY, Faucet, Grant
+from appliance.lab.chain.genesis import create_chain
 from appliance.lab.chain.layout import BASECHAIN, MASTERCHAIN, Block
-from appliance.lab.chain.ledger import (
-    Fees,
-    Ledger,
-    account_key,
-    empty_accounts,
-    empty_previous,
-    empty_queue,
-    with_account,
-    with_previous,
-)
-from appliance.lab.chain.messages import Message, TransactionHead, empty_shard_account, read_message
-from appliance.lab.chain.proofs import cell_hashes, merkle_update
-from appliance.lab.chain.states import master_state, shard_state, shard_top
-from appliance.lab.chain.store import BlockRow, ChainStore, Change, TransactionRow
+from appliance.lab.chain.ledger import account_key
+from appliance.lab.chain.messages import Message, empty_shard_account, read_message
+from appliance.lab.chain.store import ChainStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,21 +95,17 @@ class DevNet:
         self._grants: deque[Grant] = deque()
         self._subscribers: tuple[Callable[[View], None], ...] = ()
         self._on_work: Callable[[], None] = _nobody
-        self._next_validator: Validator | None = None
-        self._key_block_wanted = False
+        self._key_block: KeyBlock | None = None
         try:
             if self.store.height() is None:
-                _create(self.store, base_config, clock or Clock(), global_id)
+                create_chain(self.store, base_config, clock or Clock(), global_id)
             self.faucet = Faucet(Ed25519PrivateKey.from_private_bytes(self._meta("faucet_seed")))
             self._view = self.archive.view(self.store.height() or 0)
         except BaseException:
             self.store.close()
             raise
         self.clock = clock or Clock(offset=int(self._meta("clock_offset")), not_before=self._view.ledger.utime)
-        self._known = {
-            MASTERCHAIN: cell_hashes(self._view.master_state),
-            BASECHAIN: cell_hashes(self._view.shard_state),
-        }
+        self._updates = Updates(self._view)
         machine.configure(self._view.ledger.config.root)
         if self._view.seqno == 0:
             self.tick()
@@ -231,15 +209,13 @@ class DevNet:
     def request_key_block(self) -> None:
         """Make the next block a key block with the same configuration."""
         with self._making:
-            self._key_block_wanted = True
+            self._key_block = self._key_block or KeyBlock()
 
     def rotate_validator(self) -> None:
         """Make the next block a key block that names a new validator, who signs the blocks after it."""
         with self._making:
             current = self._view.ledger.validator
-            since = self._view.seqno + 2
-            self._next_validator = Validator(Ed25519PrivateKey.generate(), current.catchain_seqno + 1, since)
-            self._key_block_wanted = True
+            self._key_block = KeyBlock(Validator(Ed25519PrivateKey.generate(), current.catchain_seqno + 1))
 
     def run_method(self, address: Address, view: View, method_id: int, stack: Cell | None) -> tuple[int, Cell | None]:
         """Run a get-method at a height: exit code and stack."""
@@ -264,12 +240,13 @@ class DevNet:
             ledger = before.ledger
             collator = Collator(self._machine, ledger.accounts, ledger.queue, utime, start_lt, seed, self._limit)
             collation = collator.run(self._externals(collator, utime))
-            view, change = self._assemble(before, collation, utime, seed)
-            self.store.commit(change)
+            ledger = next_ledger(before, collation, utime, self._key_block)
+            view = assemble(before, ledger, collation, seed, self._updates)
+            self.store.commit(change_of(before, view, collation))
             self.archive.remember(view)
             self._view = view
             if view.ledger.is_key:
-                self._next_validator, self._key_block_wanted = None, False
+                self._key_block = None
                 self._machine.configure(view.ledger.config.root)
             for callback in self._subscribers:
                 callback(view)
@@ -282,66 +259,6 @@ class DevNet:
             yield self.faucet.order(collator.shard_account(self.faucet.address.hash), batch, now)
         while self._mempool:
             yield self._mempool.popleft()
-
-    def _assemble(self, before: View, collation: Collation, utime: int, seed: bytes) -> tuple[View, Change]:
-        ledger = self._next_ledger(before, collation, utime)
-        signer = before.ledger.validator
-        previous_key = ledger.last_key.id.seqno if ledger.last_key else 0
-
-        state = shard_state(ledger, before.master)
-        header = Header(BASECHAIN, ledger, collation.start_lt, before.shard, previous_key, before.master, 0, 0)
-        flow = shard_flow(collation, before.ledger.accounts.extra, ledger.accounts.extra)
-        update = self._update(BASECHAIN, before.shard_state, state)
-        shard = build_block(header, flow, update, shard_extra(collation, seed, signer.public_key))
-
-        top = shard_top(shard, collation.fees, ledger.validator.catchain_seqno)
-        over = master_state(ledger, top)
-        header = Header(
-            MASTERCHAIN,
-            ledger,
-            collation.start_lt,
-            before.master,
-            previous_key,
-            None,
-            signer.catchain_seqno,
-            signer.list_hash,
-        )
-        flow = ValueFlow(fees_collected=collation.fees, fees_imported=collation.fees)
-        update = self._update(MASTERCHAIN, before.master_state, over)
-        master = build_block(header, flow, update, master_extra(ledger, top, seed, signer.public_key))
-        master = replace(master, signature=signer.sign(master.id))
-        view = View(ledger, master, shard, over, state, top)
-        return view, _change(view, collation, self._next_validator if ledger.is_key else None)
-
-    def _next_ledger(self, before: View, collation: Collation, utime: int) -> Ledger:
-        old = before.ledger
-        is_key = old.seqno == 0 or self._key_block_wanted
-        after_key = old.is_key or old.seqno == 0
-        config, validator = old.config, old.validator
-        if self._next_validator is not None:
-            validator = replace(self._next_validator, since=old.seqno + 2)
-            config = config.with_validator(validator)
-        return replace(
-            old,
-            seqno=old.seqno + 1,
-            utime=utime,
-            lt=collation.end_lt,
-            accounts=collation.accounts,
-            queue=collation.queue,
-            previous=with_previous(old.previous, before.master),
-            config=config,
-            validator=validator,
-            fees=Fees(collation.fees, old.fees.total + collation.fees),
-            is_key=is_key,
-            last_key=before.master if after_key else old.last_key,
-        )
-
-    def _update(self, workchain: int, old: Cell, new: Cell) -> Cell:
-        known = self._known[workchain]
-        update, gone, fresh = merkle_update(old, new, known)
-        known -= gone
-        known |= fresh
-        return update
 
     def _meta(self, key: str) -> bytes:
         value = self.store.meta(key)
@@ -358,73 +275,3 @@ class DevNet:
 
 def _nobody() -> None:
     """Who is told of work when nobody makes blocks by it."""
-
-
-def _create(store: ChainStore, base_config: Cell, clock: Clock, global_id: int) -> None:
-    """Store the zerostates: the faucet's account with all the money, the configuration, the first validator."""
-    faucet_key, validator = Ed25519PrivateKey.generate(), Validator(Ed25519PrivateKey.generate())
-    faucet = Faucet(faucet_key)
-    now = clock.now()
-    config = ChainConfig.from_root(base_config).for_chain(global_id, validator)
-    account = faucet.genesis_account(now)
-    ledger = Ledger(
-        global_id=global_id,
-        seqno=0,
-        utime=now,
-        lt=0,
-        accounts=with_account(empty_accounts(), faucet.address.hash, account, SUPPLY),
-        queue=empty_queue(),
-        previous=empty_previous(),
-        config=config,
-        validator=validator,
-        fees=Fees(),
-        supply=SUPPLY,
-        is_key=False,
-        last_key=None,
-    )
-    under = shard_state(ledger, None)
-    shard = zerostate(under, BASECHAIN, ledger)
-    over = master_state(ledger, shard_top(shard, 0, validator.catchain_seqno))
-    master = zerostate(over, MASTERCHAIN, ledger)
-    store.commit(
-        Change(
-            blocks=(_row(master, over, 0), _row(shard, under, 0)),
-            accounts={faucet.address.hash: encode_boc(account)},
-            validator=(validator.since, validator.catchain_seqno, validator.key.private_bytes_raw()),
-            meta={
-                "global_id": str(global_id).encode(),
-                "supply": str(SUPPLY).encode(),
-                "config": encode_boc(config.root),
-                "faucet_seed": faucet_key.private_bytes_raw(),
-                "clock_offset": str(clock.offset).encode(),
-            },
-        )
-    )
-
-
-def _change(view: View, collation: Collation, validator: Validator | None) -> Change:
-    queue = view.ledger.queue
-    kept = {key: leaf for key in collation.enqueued if (leaf := queue.get(key)) is not None}
-    new = view.ledger.validator
-    return Change(
-        blocks=(_row(view.master, view.master_state, 0), _row(view.shard, view.shard_state, collation.fees)),
-        accounts={a: None if cell is None else encode_boc(cell) for a, cell in collation.touched.items()},
-        transactions=tuple(_transaction_row(execution.transaction, view) for execution in collation.executions),
-        enqueued={_queue_bytes(key): encode_boc(leaf) for key, leaf in kept.items()},
-        dequeued=tuple(_queue_bytes(key) for key in collation.dequeued),
-        validator=None if validator is None else (new.since, new.catchain_seqno, new.key.private_bytes_raw()),
-    )
-
-
-def _transaction_row(head: TransactionHead, view: View) -> TransactionRow:
-    return TransactionRow(head.account, head.lt, head.cell.hash, view.seqno, encode_boc(head.cell))
-
-
-def _row(block: Block, state: Cell, fees: int) -> BlockRow:
-    return BlockRow(
-        block.id, block.utime, block.start_lt, block.end_lt, block.is_key, fees, state.hash, block.signature, block.boc
-    )
-
-
-def _queue_bytes(key: int) -> bytes:
-    return key.to_bytes(44, "big")

@@ -2,7 +2,8 @@
 
 In: connections of any client. Out: answers of the groups in ``answers_*``; ``liteServer.error`` for what cannot be
 answered; the end of the connection for bytes that are no protocol. Bounded: connections, packet size, queries under
-way a connection (reading pauses above that), and the time a query may wait for a block.
+way a connection (reading pauses above that, and while answers are not read), and the times that a handshake may take
+and a query may wait for a block.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 256
 MAX_IN_FLIGHT = 32
 MAX_WAIT_S = 60.0
+HANDSHAKE_S = 10.0
 MAX_PACKET_BYTES = 1 << 18
 """Of a query; the largest is a message with its bag."""
 
@@ -209,6 +211,8 @@ class _Connection(asyncio.Protocol):
         self._adnl = AdnlServer(server.key, max_packet=MAX_PACKET_BYTES)
         self._transport: asyncio.Transport | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_slow = False
+        self._deadline: asyncio.TimerHandle | None = None
         self._end = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -216,10 +220,13 @@ class _Connection(asyncio.Protocol):
             transport.close()
             return
         self._transport = transport
+        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._expire)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._transport = None
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._server.forget(self)
         for task in self._tasks:
             task.cancel()
@@ -237,6 +244,17 @@ class _Connection(asyncio.Protocol):
         except (AdnlError, TlError) as error:
             _log.info("liteserver connection ended", reason=type(error).__name__)
             self.abort()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: take no more queries."""
+        self._is_slow = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._is_slow = False
+        self._resume()
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -269,8 +287,15 @@ class _Connection(asyncio.Protocol):
 
     def _query_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._transport is not None and not self._transport.is_reading() and len(self._tasks) < MAX_IN_FLIGHT:
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._transport is not None and not self._is_slow and len(self._tasks) < MAX_IN_FLIGHT:
             self._transport.resume_reading()
+
+    def _expire(self) -> None:
+        if not self._adnl.ready:
+            self.abort()
 
     def _send(self, payload: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

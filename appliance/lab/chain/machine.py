@@ -14,7 +14,7 @@ from pytoniq_core.tlb.vm_stack import VmStack
 from appliance.lab.chain.collation import Executor
 from appliance.lab.chain.errors import DevNetError
 from appliance.lab.chain.messages import read_account
-from appliance.lab.tvm import Tvm, TvmRefusedError
+from appliance.lab.tvm import Tvm, TvmError, TvmRefusedError
 
 if TYPE_CHECKING:
     from pytoniq_core.boc.cell import Cell
@@ -59,30 +59,30 @@ class TvmMachine:
         self._tvm.set_config(config)
 
     def execute(self, shard_account: Cell, message: Cell, *, now: int, lt: int, seed: bytes) -> Executed:
-        """Execute one message."""
+        """Execute one message; raises :class:`DevNetError` when the TVM itself fails."""
         try:
             result = self._tvm.transaction(shard_account, message, now=now, lt=lt, seed=seed)
         except TvmRefusedError as error:
             reason = error.message.removeprefix("the message was refused: ")
             return Executed(None, None, f"{reason}, exitcode={error.exit_code}")
+        except TvmError as error:
+            raise DevNetError(error.message, hint=error.hint) from error
         return Executed(result.shard_account, result.transaction)
 
     def run_method(
         self, shard_account: Cell, address: Address, *, method_id: int, stack: Cell | None, now: int
     ) -> tuple[int, Cell | None]:
-        """Run a get-method; raises :class:`DevNetError` for arguments that are no stack."""
+        """Run a get-method; raises :class:`DevNetError` for arguments that are no stack or a failing TVM."""
         account = read_account(shard_account.refs[0])
         if account.code is None or account.data is None:
             return NOT_ACTIVE, None
-        result = self._tvm.get_method(
-            account.code,
-            account.data,
-            method_id,
-            [] if stack is None else _stack_values(stack),
-            address=address,
-            balance=account.balance,
-            now=now,
-        )
+        values = [] if stack is None else _stack_values(stack)
+        try:
+            result = self._tvm.get_method(
+                account.code, account.data, method_id, values, address=address, balance=account.balance, now=now
+            )
+        except TvmError as error:
+            raise DevNetError(error.message, hint=error.hint) from error
         return result.exit_code, VmStack.serialize(list(result.stack))
 
 

@@ -36,8 +36,8 @@ def merkle_update(old: Cell, new: Cell, shared: AbstractSet[bytes]) -> tuple[Cel
         shared: Hashes of all cells of ``old``; a missing or stale hash costs size, never correctness.
 
     Returns:
-        The update; the hashes of the cells that it shows of ``old``; those that it shows of ``new``. What is shared after
-        it is ``shared`` without the former and with the latter.
+        The update; the hashes of the cells that it shows of ``old``; those that it shows of ``new``. The next
+        update's ``shared`` is this one's without the former and with the latter.
     """
     fresh, border = _fresh_cells(new, shared)
     gone, met = _fresh_cells(old, border)
