@@ -347,8 +347,8 @@ class Demonstration:
         self._tell.line(f"  [{used} tokens in {asked.seconds:.1f} s, {rate:.1f}/s, via {asked.via}]")
 
     async def _await_payment(self, world: World, contract: Address) -> None:
-        """Wait until the worker contract has paid for every token that the worker counted."""
-        owed = _ledger(await self._status("worker"))["total"]
+        """Wait until the worker contract has paid for every token of the answers."""
+        owed = self._owed()
         self._tell.line(f"{owed} adjusted tokens are earned; waiting for the gateway's commitment and the payout …")
         head = await world.chain.head()
         async with asyncio.timeout(PAID_S):
@@ -378,13 +378,7 @@ class Demonstration:
             "ledger": _ledger(worker),
         }
         result.tokens = counted
-        prices = Multipliers(
-            PRICES.prompt_multiplier,
-            PRICES.cached_multiplier,
-            PRICES.completion_multiplier,
-            PRICES.reasoning_multiplier,
-        )
-        owed = sum(adjusted(Usage(**asked.tokens), COEFFICIENT, prices).total_tokens_used for asked in result.prompts)
+        owed = self._owed()
         result.checks["engine and usage agree"] = counted["engine"] == counted["usage"]
         if self._settings.model != "tiny":  # random weights do not write what their tokenizer would
             result.checks["the text's own tokens agree"] = counted["engine"] == counted["retokenised"]
@@ -403,6 +397,17 @@ class Demonstration:
         self._tell.line(f"  {owed} adjusted tokens × {fee} nanotons = {tons(owed * fee)}")
         for line in statement.lines():
             self._tell.line(f"  {line}")
+
+    def _owed(self) -> int:
+        """Adjusted tokens that the answers' own usage makes at this network's prices."""
+        prices = Multipliers(
+            PRICES.prompt_multiplier,
+            PRICES.cached_multiplier,
+            PRICES.completion_multiplier,
+            PRICES.reasoning_multiplier,
+        )
+        asked = self._result.prompts
+        return sum(adjusted(Usage(**item.tokens), COEFFICIENT, prices).total_tokens_used for item in asked)
 
     # Small things -----------------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ import sys
 
 def main() -> None:
     """Read, count, write."""
-    from transformers import AutoTokenizer  # noqa: PLC0415 - only the engine's environment has it
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - only the engine's environment has it
 
     task = json.load(sys.stdin)
-    tokenizer = AutoTokenizer.from_pretrained(task["model"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(task["model"])
     counts = []
     for item in task["conversations"]:
         prompt = tokenizer.apply_chat_template(item["messages"], add_generation_prompt=True, tokenize=False)
