@@ -15,6 +15,7 @@ from appliance.chain.errors import ChainTooOldError, LayoutError, LiteserverErro
 from appliance.chain.proofs.links import BackwardLink, ForwardLink
 from appliance.chain.proofs.parts import MASTER_SHARD
 from appliance.chain.proofs.validators import BlockSignatures
+from appliance.chain.tl import TlReader, tl_bytes, tl_uint
 from appliance.chain.types import BlockId
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _GET_ACCOUNT_STATE, _ACCOUNT_STATE = 0x6B890E25, 0x7079C751
 _GET_CONFIG_ALL, _CONFIG_INFO = 0x911B26B7, 0xAE7B272F
 _GET_TRANSACTIONS, _TRANSACTION_LIST = 0x1C40E7A1, 0x6F26C60B
 _SEND_MESSAGE, _SEND_STATUS = 0x690AD482, 0x3950E597
-_TRUE, _FALSE = 0x997275B5, 0xBC799737
 _MAX_LINKS = 256
 _MAX_SIGNATURES = 1 << 12
 _MAX_TRANSACTIONS = 64
@@ -69,49 +69,49 @@ class AccountAnswer:
 
 def query(method: bytes, *, wait_for: int | None = None, wait_ms: int = 0) -> bytes:
     """``liteServer.query`` around a method, which the server holds back until it has masterchain block ``wait_for``."""
-    prefix = b"" if wait_for is None else _uint(_WAIT) + _uint(wait_for) + _uint(wait_ms)
-    return _uint(_QUERY) + _bytes(prefix + method)
+    prefix = b"" if wait_for is None else tl_uint(_WAIT) + tl_uint(wait_for) + tl_uint(wait_ms)
+    return tl_uint(_QUERY) + tl_bytes(prefix + method)
 
 
 def get_masterchain_info() -> bytes:
     """Ask for the newest block."""
-    return _uint(_GET_MASTERCHAIN_INFO)
+    return tl_uint(_GET_MASTERCHAIN_INFO)
 
 
 def get_block_proof(known: BlockId, target: BlockId) -> bytes:
     """Ask for links from ``known`` to ``target``."""
-    return _uint(_GET_BLOCK_PROOF) + _uint(1) + _block_id(known) + _block_id(target)
+    return tl_uint(_GET_BLOCK_PROOF) + tl_uint(1) + _block_id(known) + _block_id(target)
 
 
 def get_block_header(block: BlockId) -> bytes:
     """Ask for a header's proof."""
-    return _uint(_GET_BLOCK_HEADER) + _block_id(block) + _uint(0)
+    return tl_uint(_GET_BLOCK_HEADER) + _block_id(block) + tl_uint(0)
 
 
 def get_account_state(block: BlockId, address: Address) -> bytes:
     """Ask for an account as of a masterchain block."""
-    return _uint(_GET_ACCOUNT_STATE) + _block_id(block) + _account(address)
+    return tl_uint(_GET_ACCOUNT_STATE) + _block_id(block) + _account(address)
 
 
 def get_transactions(address: Address, lt: int, transaction_hash: bytes, count: int) -> bytes:
     """Ask for at most ``count`` transactions, newest first, starting with the one named."""
-    return _uint(_GET_TRANSACTIONS) + _uint(count) + _account(address) + lt.to_bytes(8, "little") + transaction_hash
+    return tl_uint(_GET_TRANSACTIONS) + tl_uint(count) + _account(address) + lt.to_bytes(8, "little") + transaction_hash
 
 
 def get_config(block: BlockId) -> bytes:
     """Ask for the configuration in a masterchain block's state."""
-    return _uint(_GET_CONFIG_ALL) + _uint(0) + _block_id(block)
+    return tl_uint(_GET_CONFIG_ALL) + tl_uint(0) + _block_id(block)
 
 
 def send_message(boc: bytes) -> bytes:
     """Hand over an external message."""
-    return _uint(_SEND_MESSAGE) + _bytes(boc)
+    return tl_uint(_SEND_MESSAGE) + tl_bytes(boc)
 
 
 def read_masterchain_info(answer: bytes) -> MasterchainInfo:
     """Answer of :func:`get_masterchain_info`."""
     reader = _open(answer, _MASTERCHAIN_INFO, "masterchainInfo")
-    last = reader.block_id()
+    last = _read_block_id(reader)
     reader.take(32)  # state root hash: read from the proven header instead
     workchain = reader.sint()
     zerostate = BlockId(workchain, MASTER_SHARD, 0, reader.take(32), reader.take(32))
@@ -122,7 +122,7 @@ def read_masterchain_info(answer: bytes) -> MasterchainInfo:
 def read_block_proof(answer: bytes) -> PartialBlockProof:
     """Answer of :func:`get_block_proof`."""
     reader = _open(answer, _PARTIAL_BLOCK_PROOF, "partialBlockProof")
-    complete, source, target = reader.flag(), reader.block_id(), reader.block_id()
+    complete, source, target = reader.flag(), _read_block_id(reader), _read_block_id(reader)
     links = tuple(_read_link(reader) for _ in range(reader.count(_MAX_LINKS)))
     reader.end()
     return PartialBlockProof(complete, source, target, links)
@@ -131,7 +131,7 @@ def read_block_proof(answer: bytes) -> PartialBlockProof:
 def read_block_header(answer: bytes) -> tuple[BlockId, bytes]:
     """Answer of :func:`get_block_header`: the block and the bag with the proof."""
     reader = _open(answer, _BLOCK_HEADER, "blockHeader")
-    block = reader.block_id()
+    block = _read_block_id(reader)
     reader.uint()  # mode
     proof = reader.blob()
     reader.end()
@@ -141,7 +141,7 @@ def read_block_header(answer: bytes) -> tuple[BlockId, bytes]:
 def read_account_state(answer: bytes) -> AccountAnswer:
     """Answer of :func:`get_account_state`."""
     reader = _open(answer, _ACCOUNT_STATE, "accountState")
-    parts = AccountAnswer(reader.block_id(), reader.block_id(), reader.blob(), reader.blob(), reader.blob())
+    parts = AccountAnswer(_read_block_id(reader), _read_block_id(reader), reader.blob(), reader.blob(), reader.blob())
     reader.end()
     return parts
 
@@ -150,7 +150,7 @@ def read_transactions(answer: bytes) -> bytes:
     """Answer of :func:`get_transactions`: the bag; which blocks hold them is not needed."""
     reader = _open(answer, _TRANSACTION_LIST, "transactionList")
     for _ in range(reader.count(_MAX_TRANSACTIONS)):
-        reader.block_id()
+        _read_block_id(reader)
     bag = reader.blob()
     reader.end()
     return bag
@@ -160,7 +160,7 @@ def read_config(answer: bytes) -> tuple[BlockId, bytes, bytes]:
     """Answer of :func:`get_config`: the block, the bags with the proofs of its header and of its state."""
     reader = _open(answer, _CONFIG_INFO, "configInfo")
     reader.uint()  # mode
-    parts = reader.block_id(), reader.blob(), reader.blob()
+    parts = _read_block_id(reader), reader.blob(), reader.blob()
     reader.end()
     return parts
 
@@ -173,17 +173,17 @@ def read_send_status(answer: bytes) -> int:
     return status
 
 
-def _read_link(reader: _Reader) -> ForwardLink | BackwardLink:
+def _read_link(reader: TlReader) -> ForwardLink | BackwardLink:
     tag = reader.uint()
     if tag not in {_LINK_BACK, _LINK_FORWARD}:
         raise ChainTooOldError("liteServer.BlockLink", tag, f"0x{_LINK_BACK:x} and 0x{_LINK_FORWARD:x}")
-    to_key, source, target = reader.flag(), reader.block_id(), reader.block_id()
+    to_key, source, target = reader.flag(), _read_block_id(reader), _read_block_id(reader)
     if tag == _LINK_BACK:
         return BackwardLink(source, target, to_key, reader.blob(), reader.blob(), reader.blob())
     return ForwardLink(source, target, to_key, reader.blob(), reader.blob(), _read_signatures(reader))
 
 
-def _read_signatures(reader: _Reader) -> BlockSignatures:
+def _read_signatures(reader: TlReader) -> BlockSignatures:
     tag = reader.uint()
     if tag not in {_SIGNATURES_ORDINARY, _SIGNATURES_SIMPLEX}:
         known = f"0x{_SIGNATURES_ORDINARY:x} and 0x{_SIGNATURES_SIMPLEX:x}"
@@ -195,8 +195,8 @@ def _read_signatures(reader: _Reader) -> BlockSignatures:
     return BlockSignatures(signatures, session=reader.take(32), slot=reader.sint(), candidate=reader.blob())
 
 
-def _open(answer: bytes, expected: int, name: str) -> _Reader:
-    reader = _Reader(answer)
+def _open(answer: bytes, expected: int, name: str) -> TlReader:
+    reader = TlReader(answer)
     tag = reader.uint()
     if tag == _ERROR:
         code, text = reader.sint(), reader.blob()
@@ -206,74 +206,16 @@ def _open(answer: bytes, expected: int, name: str) -> _Reader:
     return reader
 
 
-def _uint(value: int) -> bytes:
-    return value.to_bytes(4, "little")
-
-
-def _bytes(value: bytes) -> bytes:
-    length = len(value)
-    head = bytes([length]) if length < 254 else b"\xfe" + length.to_bytes(3, "little")
-    return head + value + bytes(-(len(head) + length) % 4)
-
-
 def _block_id(block: BlockId) -> bytes:
     head = block.workchain.to_bytes(4, "little", signed=True) + block.shard.to_bytes(8, "little", signed=True)
-    return head + _uint(block.seqno) + block.root_hash + block.file_hash
+    return head + tl_uint(block.seqno) + block.root_hash + block.file_hash
 
 
 def _account(address: Address) -> bytes:
     return address.workchain.to_bytes(4, "little", signed=True) + address.hash
 
 
-class _Reader:
-    """A cursor over TL bytes that never runs over the end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
-
-    def take(self, count: int) -> bytes:
-        end = self._position + count
-        if end > len(self._data):
-            raise LayoutError(f"a liteserver's answer ends at byte {len(self._data)}, expected at least {end}")
-        piece = self._data[self._position : end]
-        self._position = end
-        return piece
-
-    def uint(self) -> int:
-        return int.from_bytes(self.take(4), "little")
-
-    def sint(self) -> int:
-        return int.from_bytes(self.take(4), "little", signed=True)
-
-    def flag(self) -> bool:
-        value = self.uint()
-        if value not in {_TRUE, _FALSE}:
-            raise LayoutError(f"a liteserver's answer has Bool 0x{value:08x}")
-        return value == _TRUE
-
-    def blob(self) -> bytes:
-        length, head = self.take(1)[0], 1
-        if length == 255:
-            raise LayoutError("a liteserver's answer has a byte string of an unknown form (255)")
-        if length == 254:
-            length, head = int.from_bytes(self.take(3), "little"), 4
-        value = self.take(length)
-        self.take(-(head + length) % 4)
-        return value
-
-    def count(self, limit: int) -> int:
-        value = self.uint()
-        if value > limit:
-            raise LayoutError(f"a liteserver's answer lists {value} items, expected at most {limit}")
-        return value
-
-    def block_id(self) -> BlockId:
-        workchain = self.sint()
-        shard = int.from_bytes(self.take(8), "little", signed=True)
-        return BlockId(workchain, shard, self.uint(), self.take(32), self.take(32))
-
-    def end(self) -> None:
-        left = len(self._data) - self._position
-        if left:
-            raise LayoutError(f"a liteserver's answer has {left} bytes after its end, expected none")
+def _read_block_id(reader: TlReader) -> BlockId:
+    workchain = reader.sint()
+    shard = int.from_bytes(reader.take(8), "little", signed=True)
+    return BlockId(workchain, shard, reader.uint(), reader.take(32), reader.take(32))

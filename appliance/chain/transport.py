@@ -23,6 +23,7 @@ from nacl.exceptions import CryptoError
 from pytoniq.liteclient.client import LiteClient
 
 from appliance.chain.errors import LayoutError, TransportError
+from appliance.chain.tl import TlReader, tl_bytes
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
@@ -157,8 +158,7 @@ class _Session:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[query_id] = future
         try:
-            head = bytes([len(payload)]) if len(payload) < 254 else b"\xfe" + len(payload).to_bytes(3, "little")
-            body = _ADNL_QUERY + query_id + head + payload + bytes(-(len(head) + len(payload)) % 4)
+            body = _ADNL_QUERY + query_id + tl_bytes(payload)
             self._writer.write(self._cipher.encrypt(self._cipher.serialize_packet(body)))
             await self._writer.drain()
             return await future
@@ -205,11 +205,9 @@ class _Session:
     def _dispatch(self, payload: bytes) -> None:
         if payload[:4] != _ADNL_ANSWER:
             return  # a pong, or something this side did not ask for
-        length, start = (payload[36] if len(payload) > 36 else 255), 37
-        if length == 254:
-            length, start = int.from_bytes(payload[37:40], "little"), 40
-        if length == 255 or len(payload) != start + length + -(start - 36 + length) % 4:
-            raise LayoutError(f"an answer of {len(payload)} bytes states {length} bytes of content")
-        future = self._waiting.get(payload[4:36])
+        reader = TlReader(payload[4:])
+        query_id, answer = reader.take(32), reader.blob()
+        reader.end()
+        future = self._waiting.get(query_id)
         if future is not None and not future.done():
-            future.set_result(payload[start : start + length])
+            future.set_result(answer)

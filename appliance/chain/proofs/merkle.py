@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from pytoniq_core.boc.cell import Cell
 
-MAX_PROOF_BYTES = 1 << 23
-MAX_PROOF_CELLS = 1 << 17
+MAX_PROOF_BYTES = 1 << 22
+MAX_PROOF_CELLS = 1 << 16
 
 
 @contextmanager
