@@ -92,8 +92,8 @@ class Answer:
         """The first message; ``last`` when the response has no body."""
         if self.head_sent or self.ended:
             raise RuntimeError("an answer has one head, and it comes first")
-        self.head_sent, self.ended, self._head_at = True, last, now
         boxed = encode(response)
+        self.head_sent, self.ended, self._head_at = True, last, now
         if self._protocol == 0:
             return ProxyQueryAnswer(boxed, last, self._request_id, NO_TOKENS)
         final = self._final(NO_TOKENS, now) if last else None

@@ -127,6 +127,15 @@ async def test_errors_of_the_model_server_are_answers(world: World) -> None:
     assert gone.flags == 1  # type: ignore[attr-defined]  # an answer, see head_of
 
 
+@pytest.mark.parametrize("protocol", [0, 2])
+async def test_headers_that_cannot_be_sent_end_that_request_only(tmp_path: Path, protocol: int) -> None:
+    async with make_world(tmp_path, protocol=protocol) as world:
+        messages = await world.gateway.ask(mood("headers"))
+        assert type(messages[-1]) is (ProxyQueryAnswerErrorEx if protocol else ProxyQueryAnswerError)
+        assert isinstance((await world.gateway.ask(mood("plain")))[-1], ProxyQueryAnswerPart | ProxyQueryAnswerPartEx)
+        assert world.gateway.links == 1
+
+
 async def test_no_head_in_time_is_a_504_and_no_end_in_time_is_an_error(world: World) -> None:
     (late,) = await world.gateway.ask(mood("silent"), timeout=0.2)
     assert head_of([late]).status_code == 504

@@ -293,6 +293,11 @@ class ModelServer:
             return web.json_response({"error": "no"}, status=400)
         if mood == "number":
             return web.Response(text="123", content_type="application/json")
+        if mood == "headers":
+            assert request.transport is not None
+            request.transport.write(b"HTTP/1.1 200 OK\r\nX-Odd: \xff\xfe\r\nContent-Length: 2\r\n\r\nok")
+            request.transport.close()
+            return web.Response()
         if mood == "silent":
             await self.release.wait()
         response = web.StreamResponse(headers={"X-Model": "m", "Keep-Alive": "timeout=5"})
