@@ -13,12 +13,12 @@ import re
 import ssl
 import time
 import urllib.parse
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from attestation.dcap import MAX_COLLATERAL
 from attestation.errors import CollateralError
+from attestation.lru import BoundedCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -174,12 +174,17 @@ class PccsCollateral:
 
 
 class CachedCollateral:
-    """Keeps what another source gave, for a while and for a number of platforms; failures are not kept.
+    """Keeps what another source gave, for a while and for a number of platforms; failures are kept for a short while.
+
+    A stranger's quote decides which platform is asked for, so one platform's slow answer never makes another's wait,
+    and the number of questions under way is bounded.
 
     Args:
         source: Asked when nothing fresh is kept.
         max_age: Seconds after which the source is asked again; what is kept is used when that fails.
-        limit: Number of platforms.
+        retry: Seconds for which a failure is remembered.
+        limit: Number of platforms that are kept.
+        max_asked: Number of platforms that the source is asked for at a time.
         clock: Unix time.
     """
 
@@ -188,33 +193,63 @@ class CachedCollateral:
         source: CollateralSource,
         *,
         max_age: float = 3600.0,
+        retry: float = 30.0,
         limit: int = 256,
+        max_asked: int = 16,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._source = source
         self._max_age = max_age
-        self._limit = limit
+        self._retry = retry
+        self._max_asked = max_asked
         self._clock = clock
-        self._kept: OrderedDict[tuple[str, str], tuple[float, bytes]] = OrderedDict()
-        self._lock = asyncio.Lock()
+        self._kept: BoundedCache[tuple[float, bytes]] = BoundedCache(limit)
+        self._failed: BoundedCache[CollateralError] = BoundedCache(limit)
+        self._asked: dict[bytes, asyncio.Task[bytes]] = {}
 
     async def get(self, fmspc: str, ca: str) -> bytes:
-        """Return what is kept, or ask the source."""
-        async with self._lock:
-            kept = self._kept.get((fmspc, ca))
-            if kept and self._clock() - kept[0] < self._max_age:
-                self._kept.move_to_end((fmspc, ca))
+        """Return what is kept, or ask the source.
+
+        Raises:
+            CollateralError: The source has none, failed a moment ago, or is asked for too many platforms.
+        """
+        now = self._clock()
+        key = f"{fmspc}-{ca}".encode()
+        kept = self._kept.get(key)
+        if kept is not None and now - kept[0] < self._max_age:
+            return kept[1]
+        try:
+            return await asyncio.shield(self._ask(key, fmspc, ca, now))
+        except CollateralError:
+            if kept is not None:
                 return kept[1]
-            try:
-                collateral = await self._source.get(fmspc, ca)
-            except CollateralError:
-                if kept:
-                    return kept[1]
-                raise
-            self._kept[fmspc, ca] = (self._clock(), collateral)
-            while len(self._kept) > self._limit:
-                self._kept.popitem(last=False)
-            return collateral
+            raise
+
+    def _ask(self, key: bytes, fmspc: str, ca: str, now: float) -> asyncio.Task[bytes]:
+        """Everybody who waits for a platform waits for the same question."""
+        failure = self._failed.get(key, now)
+        if failure is not None:
+            raise CollateralError(failure.message, hint=failure.hint)
+        asked = self._asked.get(key)
+        if asked is None:
+            if len(self._asked) >= self._max_asked:
+                raise CollateralError(
+                    f"collateral of {len(self._asked)} platforms is being fetched", hint="try again later"
+                )
+            asked = asyncio.get_running_loop().create_task(self._fetch(key, fmspc, ca))
+            self._asked[key] = asked
+        return asked
+
+    async def _fetch(self, key: bytes, fmspc: str, ca: str) -> bytes:
+        try:
+            collateral = await self._source.get(fmspc, ca)
+        except CollateralError as error:
+            self._failed.put(key, error, self._clock() + self._retry)
+            raise
+        finally:
+            del self._asked[key]
+        self._kept.put(key, (self._clock(), collateral))
+        return collateral
 
 
 class FirstOf:

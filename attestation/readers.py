@@ -8,7 +8,7 @@ from typing import Protocol
 
 from attestation import dcap
 from attestation.errors import CollateralError, EvidenceError
-from attestation.tdx import TD10_FIELDS, TdReport, without_padding
+from attestation.tdx import TD10_FIELDS, TdReport, parse_quote, without_padding
 from attestation.verdict import Check
 
 _QUOTE_HINTS = (
@@ -91,11 +91,10 @@ class DcapReader:
         expected = "a quote that verifies"
         if quote is None:
             return Reading(None, None, (Check("quote", False, "none", expected, "this peer shows no evidence"),))
-        if collateral is None:
-            check = Check("collateral", False, "none", "collateral for the quote's platform", "configure a source")
-            return Reading(None, None, (check,))
         if self.zero_padding:
             quote = without_padding(quote)
+        if collateral is None:
+            return Reading(None, None, (_why_none(quote),))
         failure = ""
         for root in self.roots:
             try:
@@ -107,3 +106,15 @@ class DcapReader:
             return Reading(found.quote.report, found, (check,), found.expires_at)
         hint = next((text for key, text in _QUOTE_HINTS if key in failure), "")
         return Reading(None, None, (Check("quote", False, failure, expected, hint),))
+
+
+def _why_none(quote: bytes) -> Check:
+    """The failed check of a quote without collateral: the quote may be why nobody could look for it."""
+    try:
+        parse_quote(quote)
+        fmspc, _ = dcap.platform_of(quote)
+    except EvidenceError as error:
+        return Check("quote", False, error.message, "a quote that verifies", error.hint)
+    return Check(
+        "collateral", False, "none", f"collateral for platform {fmspc}", "configure a source, or let peers staple"
+    )

@@ -15,13 +15,14 @@ from attestation.collateral import CollateralSource, FirstOf
 from attestation.errors import AttestationError, CertificateError, CollateralError, EvidenceError
 from attestation.evidence import Bundle, parse_bundle
 from attestation.lru import BoundedCache
+from attestation.policy import Appraisal
 from attestation.verdict import NO_ATTESTATION, Check, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from attestation.claims import WorkloadStatement
-    from attestation.policy import Appraisal, Policy
+    from attestation.policy import Policy
 
 CACHE_LIMIT = 4096
 PARSED_LIMIT = 512
@@ -162,6 +163,8 @@ class Verifier:
         note: Check | None = None
         if quote is not None and self.policy.reader.needs_collateral:
             collateral, note = await self._find_collateral(quote, stapled)
+            if note is not None and not note.passed:
+                return Appraisal((note,), NO_ATTESTATION, now)
         key = _digest(quote, collateral, report_data, statement.to_cbor() if statement else None)
         appraisal = self._appraisals.get(key, now)
         if appraisal is None:
@@ -188,13 +191,17 @@ class Verifier:
             self._platforms.put(key, platform)
         return platform
 
-    async def _find_collateral(self, quote: bytes, stapled: bytes | None) -> tuple[bytes | None, Check]:
-        """Our own source first: a peer could staple collateral from before a TCB recovery."""
+    async def _find_collateral(self, quote: bytes, stapled: bytes | None) -> tuple[bytes | None, Check | None]:
+        """Our own source first: a peer could staple collateral from before a TCB recovery.
+
+        Returns:
+            Collateral and a check that says whose it is or why there is none; neither if the quote names no platform.
+        """
         expected = "collateral for the quote's platform"
         try:
             fmspc, authority = self._platform_of(quote)
-        except EvidenceError as error:
-            return None, _failed("collateral", error, expected)
+        except EvidenceError:
+            return None, None
         try:
             return await self._collateral.get(fmspc, authority), _passed("collateral", f"own, for {fmspc}", expected)
         except CollateralError as error:

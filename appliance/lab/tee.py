@@ -1,8 +1,7 @@
 """A synthetic TDX world: a root of its own, machines under it, their quotes and their collateral.
 
 Quotes have the real layout and verify with the real verifier under :attr:`SyntheticTdx.root_der`, so every
-check of production runs. Each run makes a new root. :class:`Faults` holds one knob for each way in which a
-platform or its collateral can be bad.
+check of production runs. Each run makes a new root. :class:`Faults` says what is wrong with machine or collateral.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import serialization
 
 from appliance.lab import tee_pki as pki
+from appliance.lab import tee_statements as statements
 from appliance.lab.tee_service import serve, start
+from appliance.lab.tee_statements import Faults
 from attestation.errors import CollectionError
 from attestation.tdx import FIELDS, INTEL_QE_VENDOR, BodyType
 
@@ -30,13 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_REGISTERS", "Faults", "SyntheticTdx", "serve", "start"]
 
-_COMPONENT_SVNS = (3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0)
-_PCE_SVN = 11
-_QE_ISV_SVN = 6
-_MODULE_SVN = 3
 
 DEFAULT_REGISTERS: dict[str, bytes] = {
-    "tee_tcb_svn": bytes((6, 1, _MODULE_SVN)) + bytes(13),
+    "tee_tcb_svn": bytes((6, 1, statements.MODULE_SVN)) + bytes(13),
     "mr_seam": hashlib.sha384(b"chrysalis simulated TDX module").digest(),
     "td_attributes": (1 << 28).to_bytes(8, "little"),
     "xfam": (0x602E7).to_bytes(8, "little"),
@@ -46,47 +43,6 @@ DEFAULT_REGISTERS: dict[str, bytes] = {
     "rtmr2": hashlib.sha384(b"chrysalis simulated command line").digest(),
 }
 """Registers of the simulated machine that are not zero; a healthy production TD has the same attributes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
-    """What is wrong with the world; the defaults describe a healthy one. Times are seconds.
-
-    Attributes:
-        tcb_status: Status that the TCB info gives to the machine's level.
-        advisories: Advisory ids of that level.
-        newer_level_age_s: When not ``None``, a newer level that is UpToDate exists for so long.
-        qe_status: Status that the QE identity gives to the quoting enclave.
-        module_status: Status that the TCB info gives to the TDX module.
-        collateral_age_s: How long ago collateral was issued; negative for collateral from the future.
-        collateral_lifetime_s: From issue to next update.
-        revoke_pck: The machine's certificate is on the revocation list.
-        revoke_platform_ca: The intermediate authority is on the root's list.
-        numbered_crls: Whether revocation lists carry CRLNumber and the authority key identifier.
-        collateral_fmspc: FMSPC the TCB info speaks of, when it is another one.
-        forge_tcb_info: TCB info is signed by a key outside the chain.
-        sgx_type: Kind of platform in the PCK certificate.
-        dynamic_platform: Flag in the PCK certificate.
-        cached_keys: Flag in the PCK certificate.
-        smt_enabled: Flag in the PCK certificate.
-    """
-
-    tcb_status: str = "UpToDate"
-    advisories: tuple[str, ...] = ()
-    newer_level_age_s: float | None = None
-    qe_status: str = "UpToDate"
-    module_status: str = "UpToDate"
-    collateral_age_s: float = 3600.0
-    collateral_lifetime_s: float = 30 * 86400.0
-    revoke_pck: bool = False
-    revoke_platform_ca: bool = False
-    numbered_crls: bool = True
-    collateral_fmspc: bytes | None = None
-    forge_tcb_info: bool = False
-    sgx_type: int = 1
-    dynamic_platform: bool = True
-    cached_keys: bool = True
-    smt_enabled: bool = True
 
 
 @dataclass(slots=True)
@@ -124,7 +80,7 @@ class SyntheticTdx:
         self.ppid = os.urandom(16)
         self._clock = clock
         self._keys = _Keys()
-        born = _utc(clock()).replace(microsecond=0) - dt.timedelta(days=400)
+        born = statements.utc(clock()).replace(microsecond=0) - dt.timedelta(days=400)
         valid = (born, born + dt.timedelta(days=5000))
         self._root = pki.Authority(pki.ROOT_NAME, valid=valid, path_length=1)
         self._platform = pki.Authority(pki.PLATFORM_NAME, valid=valid, issuer=self._root)
@@ -135,8 +91,8 @@ class SyntheticTdx:
             self._keys.pck,
             sgx_extension=pki.sgx_extension(
                 ppid=self.ppid,
-                component_svns=_COMPONENT_SVNS,
-                pce_svn=_PCE_SVN,
+                component_svns=statements.COMPONENT_SVNS,
+                pce_svn=statements.PCE_SVN,
                 pce_id=bytes(2),
                 fmspc=self.fmspc,
                 sgx_type=self.faults.sgx_type,
@@ -194,9 +150,10 @@ class SyntheticTdx:
     def collateral_json(self) -> bytes:
         """Everything a verifier needs besides the quote, in the JSON form of ``dcap_qvl.QuoteCollateralV3``."""
         faults = self.faults
-        issued = _utc(self._clock() - faults.collateral_age_s).replace(microsecond=0)
+        issued = statements.utc(self._clock() - faults.collateral_age_s).replace(microsecond=0)
         following = issued + dt.timedelta(seconds=faults.collateral_lifetime_s)
-        tcb_info, qe_identity = self._tcb_info(issued, following), self._qe_identity(issued, following)
+        tcb_info = statements.tcb_info(faults, faults.collateral_fmspc or self.fmspc, issued, following, self._clock())
+        qe_identity = statements.qe_identity(faults, self._qe_signer, issued, following, self._clock())
         dates = (issued, following)
         numbered = faults.numbered_crls
         platform_serial = self._platform.certificate.serial_number
@@ -232,7 +189,7 @@ class SyntheticTdx:
             + bytes(32)
             + self._qe_signer
             + bytes(96)
-            + struct.pack("<HH", 2, _QE_ISV_SVN)
+            + struct.pack("<HH", 2, statements.QE_ISV_SVN)
             + bytes(60)
             + hashlib.sha256(self._keys.vouched + self._keys.qe_auth).digest()
             + bytes(32)
@@ -252,80 +209,3 @@ class SyntheticTdx:
             + struct.pack("<HI", 6, len(certification))  # 6: QE report certification data
             + certification
         )
-
-    def _tcb_info(self, issued: dt.datetime, following: dt.datetime) -> str:
-        faults = self.faults
-        components = [{"svn": svn} for svn in _COMPONENT_SVNS]
-        tdx = [{"svn": svn} for svn in (5, 0, 2) + (0,) * 13]
-        level_date = _utc(self._clock()) - dt.timedelta(days=390)
-        levels = []
-        if faults.newer_level_age_s is not None:
-            newer = [{"svn": components[0]["svn"] + 1}, *components[1:]]
-            date = _utc(self._clock() - faults.newer_level_age_s)
-            levels.append(_level({"sgxtcbcomponents": newer, "pcesvn": _PCE_SVN, "tdxtcbcomponents": tdx}, date))
-        levels.append(
-            _level(
-                {"sgxtcbcomponents": components, "pcesvn": _PCE_SVN, "tdxtcbcomponents": tdx},
-                level_date,
-                faults.tcb_status,
-                faults.advisories,
-            )
-        )
-        module = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8}
-        return json.dumps(
-            {
-                "id": "TDX",
-                "version": 3,
-                "issueDate": _stamp(issued),
-                "nextUpdate": _stamp(following),
-                "fmspc": (faults.collateral_fmspc or self.fmspc).hex().upper(),
-                "pceId": "0000",
-                "tcbType": 0,
-                "tcbEvaluationDataNumber": 17,
-                "tdxModule": module,
-                "tdxModuleIdentities": [
-                    {
-                        "id": "TDX_01",
-                        **module,
-                        "tcbLevels": [_level({"isvsvn": _MODULE_SVN}, level_date, faults.module_status)],
-                    }
-                ],
-                "tcbLevels": levels,
-            }
-        )
-
-    def _qe_identity(self, issued: dt.datetime, following: dt.datetime) -> str:
-        level_date = _utc(self._clock()) - dt.timedelta(days=390)
-        return json.dumps(
-            {
-                "id": "TD_QE",
-                "version": 2,
-                "issueDate": _stamp(issued),
-                "nextUpdate": _stamp(following),
-                "tcbEvaluationDataNumber": 17,
-                "miscselect": "00000000",
-                "miscselectMask": "FFFFFFFF",
-                "attributes": "11000000000000000000000000000000",
-                "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
-                "mrsigner": self._qe_signer.hex().upper(),
-                "isvprodid": 2,
-                "tcbLevels": [_level({"isvsvn": 4}, level_date, self.faults.qe_status)],
-            }
-        )
-
-
-def _level(
-    tcb: dict[str, object], date: dt.datetime, status: str = "UpToDate", advisories: tuple[str, ...] = ()
-) -> dict[str, object]:
-    level: dict[str, object] = {"tcb": tcb, "tcbDate": _stamp(date), "tcbStatus": status}
-    if advisories:
-        level["advisoryIDs"] = list(advisories)
-    return level
-
-
-def _utc(unix: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(unix, dt.UTC)
-
-
-def _stamp(moment: dt.datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

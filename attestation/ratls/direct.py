@@ -163,10 +163,17 @@ class RatlsListener:
         if timer is not None:
             timer.cancel()
         if isinstance(error, RefusedError):
-            failed = error.verdict.failed
-            _log.warning("peer refused", kind=error.verdict.policy, check=failed[0].name if failed else "unknown")
+            check = error.verdict.failed[0]
+            _log.warning(
+                "peer refused",
+                kind=error.verdict.policy,
+                check=check.name,
+                seen=check.seen,
+                expected=check.expected,
+                hint=check.hint,
+            )
         elif error is not None:
-            _log.info("handshake failed", error=type(error).__name__)
+            _log.info("handshake failed", error=type(error).__name__, reason=str(error))
 
 
 class _Refuse(asyncio.Protocol):

@@ -234,7 +234,7 @@ class RouterListener:
         if timer is not None:
             timer.cancel()
         if error is not None:
-            _log.info("routed connection failed", error=type(error).__name__)
+            _log.info("routed connection failed", error=type(error).__name__, reason=str(error))
 
 
 async def _ipv4(host: str) -> str:

@@ -206,7 +206,7 @@ class _SocksEnd(_End):
         try:
             answer = self._socks.feed(data)
         except HandshakeError as error:
-            _log.info("socks5 refused", error=type(error).__name__)
+            _log.info("socks5 refused", error=type(error).__name__, reason=str(error))
             self.abort()
             return
         if answer and self.transport is not None:
@@ -236,7 +236,7 @@ class _SocksEnd(_End):
         try:
             await self._router.dialer(policy).connect(lambda: _SecondEnd(self._router, self, announce), *target)
         except AttestationError as error:
-            _log.warning("no attested connection", error=type(error).__name__, kind=policy)
+            _log.warning("no attested connection", error=type(error).__name__, kind=policy, reason=str(error))
             self.abort()
 
     def _stop_timer(self) -> None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from attestation.verdict import Verdict
 
 _log = structlog.get_logger(__name__)
-_MAX_HANDSHAKE = 256 * 1024
+_MAX_HANDSHAKE = 1024 * 1024
+"""Bytes a peer may send before it is verified; one read of the socket may already hold application data behind them."""
+
 _READ = 1 << 18
 ProtocolFactory = Callable[[], asyncio.Protocol]
 

@@ -73,7 +73,7 @@ class _Flaky:
 async def test_a_cache_asks_again_when_old_and_survives_an_outage() -> None:
     clock = [NOW]
     flaky = _Flaky()
-    cache = CachedCollateral(flaky, max_age=10, limit=1, clock=lambda: clock[0])
+    cache = CachedCollateral(flaky, max_age=10, retry=5, limit=1, clock=lambda: clock[0])
     first = await cache.get(*PLATFORM)
     assert await cache.get(*PLATFORM) == first
     clock[0] += 11
@@ -83,10 +83,47 @@ async def test_a_cache_asks_again_when_old_and_survives_an_outage() -> None:
     flaky.broken = True
     assert await cache.get(*PLATFORM) == second
     flaky.broken = False
+    clock[0] += 6
     await cache.get("00C06F112234", "platform")
     flaky.broken = True
     with pytest.raises(CollateralError, match="down"):
         await cache.get(*PLATFORM)
+    flaky.broken = False
+    calls = flaky.calls
+    with pytest.raises(CollateralError, match="down"):  # remembered for five seconds
+        await cache.get(*PLATFORM)
+    assert flaky.calls == calls
+    clock[0] += 6
+    await cache.get(*PLATFORM)
+
+
+class _Slow:
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.asked: list[str] = []
+
+    async def get(self, fmspc: str, ca: str) -> bytes:
+        self.asked.append(fmspc + ca)
+        if fmspc.startswith("F"):
+            await self.release.wait()
+        return b"x"
+
+
+async def test_a_strangers_platform_makes_nobody_else_wait() -> None:
+    slow = _Slow()
+    cache = CachedCollateral(slow, max_asked=3)
+    waiting = [asyncio.ensure_future(cache.get(f"F00000000{i % 2:03}", "platform")) for i in range(6)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(slow.asked) == 2  # six askers, two platforms
+    assert await cache.get(*PLATFORM) == b"x"
+    third = asyncio.ensure_future(cache.get("F00000000009", "platform"))
+    await asyncio.sleep(0)
+    with pytest.raises(CollateralError, match="being fetched"):
+        await cache.get("F00000000010", "platform")
+    waiting[0].cancel()  # one asker goes; the others still get their answer
+    slow.release.set()
+    assert await asyncio.gather(*waiting[1:], third) == [b"x"] * 6
 
 
 async def test_sources_are_asked_in_order() -> None:

@@ -403,7 +403,12 @@ async def test_without_collateral_nothing_is_accepted(world: SyntheticTdx) -> No
     verdict = await Verifier(chosen, clock=lambda: NOW).verify_certificate(
         build_certificate(KEY, world.quote(REPORT_DATA), now=NOW - 60)
     )
-    assert verdict.failed[0].name == "collateral"
+    assert [item.name for item in verdict.failed] == ["collateral"]
+    for junk in (b"x" * 63, bytes(5000), world.quote(REPORT_DATA)[:900]):
+        verdict = await Verifier(chosen, clock=lambda: NOW).verify_certificate(
+            build_certificate(KEY, junk, now=NOW - 60)
+        )
+        assert [item.name for item in verdict.failed] == ["quote"]
     for junk in (b"", b"{}", b"\xff", b"[" * 100_000, b"x" * (1 << 20) + b"x"):
         verdict = await Verifier(chosen, StaticCollateral(junk), clock=lambda: NOW).verify_certificate(
             build_certificate(KEY, world.quote(REPORT_DATA), now=NOW - 60)
