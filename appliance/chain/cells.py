@@ -7,7 +7,7 @@ of the protocol specification, section 6. Bags of cells: :mod:`appliance.chain.b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bitarray import bitarray
 from bitarray.util import ba2int, int2ba
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytoniq_core.boc.cell import Cell
+
+LeafT = TypeVar("LeafT")
 
 MAX_COIN_BYTES = 8
 """The reference runner rejects amounts of more bytes (section 6)."""
@@ -132,8 +134,8 @@ class Reader:
         return self.ref() if self.flag() else None
 
     def dictionary(
-        self, key_bits: int, read: Callable[[Reader], object], *, max_entries: int = DEFAULT_MAX_ENTRIES
-    ) -> dict[int, object]:
+        self, key_bits: int, read: Callable[[Reader], LeafT], *, max_entries: int = DEFAULT_MAX_ENTRIES
+    ) -> dict[int, LeafT]:
         """``HashmapE key_bits X``: keys as unsigned numbers, values by ``read`` (which must consume each leaf)."""
         root = self.maybe_ref()
         return {} if root is None else _read_dictionary(root, key_bits, read, max_entries, self._name)
@@ -250,10 +252,10 @@ def empty_cell() -> Cell:
 
 
 def _read_dictionary(
-    root: Cell, key_bits: int, read: Callable[[Reader], object], max_entries: int, name: str
-) -> dict[int, object]:
+    root: Cell, key_bits: int, read: Callable[[Reader], LeafT], max_entries: int, name: str
+) -> dict[int, LeafT]:
     """Walk a ``Hashmap`` (TON's ``block.tlb``): every label fits, forks carry nothing else, leaves are consumed."""
-    entries: dict[int, object] = {}
+    entries: dict[int, LeafT] = {}
     stack = [(root, 0, key_bits)]  # cell, key bits read so far as a number, key bits left
     while stack:
         cell, prefix, left = stack.pop()

@@ -229,9 +229,9 @@ def _read_proxy_text(reader: Reader) -> str | None:
     return raw.decode() if raw.isascii() else None
 
 
-def _registered(proxies: dict[int, object]) -> Iterable[RegisteredProxy]:
+def _registered(proxies: dict[int, str | None]) -> Iterable[RegisteredProxy]:
     for seqno, text in sorted(proxies.items()):
-        if isinstance(text, str):
+        if text is not None:
             try:
                 yield RegisteredProxy.of(seqno, text)
             except LayoutError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytoniq_core.crypto.crc import crc32c
@@ -83,7 +83,7 @@ class ChainConfig:
         whole = Reader(Writer("configuration").maybe_ref(root).end(), "configuration")
         config = cls(plain_dictionary(32))
         for number, param in sorted(whole.dictionary(32, _reference).items()):
-            config = config.with_param(number, cast("Cell", param))
+            config = config.with_param(number, param)
         return config
 
     def with_param(self, number: int, param: Cell) -> ChainConfig:

@@ -7,7 +7,7 @@ In: cells that the TVM made, and external messages from anyone. Out: a few plain
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from appliance.chain.cells import Reader, Writer
 from appliance.chain.errors import LayoutError
@@ -93,7 +93,7 @@ def read_transaction(cell: Cell) -> TransactionHead:
     update = Reader(reader.ref(), "state update of a transaction")
     update.constant(0x72, 8, "tag")
     old_hash, new_hash = update.raw(32), update.raw(32)
-    ordered = tuple(read_message(cast("Cell", outbound[key])) for key in sorted(outbound))
+    ordered = tuple(read_message(outbound[key]) for key in sorted(outbound))
     return TransactionHead(cell, account, lt, previous_hash, previous_lt, utime, fees, old_hash, new_hash, ordered)
 
 
