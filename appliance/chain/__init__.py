@@ -1,1 +1,1 @@
-"""The chain: contracts, proofs, wallets, the registry and rewards. What is read is proven; what is sent is confirmed."""
+"""The chain: contracts, proofs, wallets, registry, rewards. What is read is proven; what is sent is confirmed."""
