@@ -150,7 +150,11 @@ class Epoch:
             models = not self._checks.models or terms.model_listed(admitted.model)
             if connection.listed != (images and models):
                 connection.listed = images and models
-                log.warning("worker listing changed", worker=connection.number, listed=connection.listed)
+                log.warning(
+                    "worker listing changed",
+                    worker=connection.number,
+                    state="listed" if connection.listed else "not listed",
+                )
         self.desk.refill()
 
     def disconnect(self, reason: str) -> None:

@@ -21,7 +21,7 @@ from appliance.gateway.evidence import relay
 from appliance.gateway.observe import NOTHING
 from appliance.gateway.outbox import Outbox
 from appliance.gateway.worker_session import Stage, WorkerSession
-from appliance.wire.errors import QueryError, WireError
+from appliance.wire.errors import QueryError
 from appliance.wire.extensions import Extension
 from appliance.wire.messages import (
     ChrysalisCancel,
@@ -33,6 +33,7 @@ from appliance.wire.messages import (
     ClientRunQuery,
     ClientRunQueryEx,
 )
+from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,6 +55,8 @@ EVIDENCE_REFRESH_S = 3600.0
 EVIDENCE_RETRY_S = 30.0
 _EVIDENCE_PER_S = 0.5
 _EVIDENCE_BURST = 4.0
+MAX_LINKS = 4096
+"""Links of a listener; each has cost its peer a proof of work."""
 _NO_IMAGE = bytes(32)
 _REMEMBERED_REFUSALS = 20
 
@@ -92,6 +95,10 @@ class WorkerLinks:
 
     def link_ready(self, link: Link) -> None:
         """A worker connected."""
+        if len(self._sessions) >= MAX_LINKS:
+            self._desk.tally.refusals["worker"] += 1
+            link.close()
+            return
         image = link.peer.image_hash if link.peer is not None else _NO_IMAGE
         self._sessions[link] = WorkerSession(
             self._desk, self._payments, self._checks, number=next(self._numbers), port=link, image_hash=image
@@ -161,9 +168,10 @@ class WorkerLinks:
                 connection.cleared = False
                 self._refuse(link, error)
                 return
-            except WireError as error:
+            except ChrysalisError as error:
+                # No answer, or nothing to judge it by (collateral): the worker waits, and is asked again.
                 connection.cleared = False
-                log.warning("worker gave no evidence", worker=connection.number, reason=error.message)
+                log.warning("worker not proven", worker=connection.number, reason=str(error))
                 await asyncio.sleep(EVIDENCE_RETRY_S)
                 continue
             if not connection.cleared:
@@ -220,6 +228,10 @@ class ClientLinks:
 
     def link_ready(self, link: Link) -> None:
         """A client connected."""
+        if len(self._sessions) >= MAX_LINKS:
+            self._desk.tally.refusals["client"] += 1
+            link.close()
+            return
         outbox = self._outboxes[link] = Outbox(link)
         self._registrations[link] = asyncio.Event()
         self._evidence_rates[link] = _Rate(_EVIDENCE_PER_S, _EVIDENCE_BURST)

@@ -120,11 +120,11 @@ class Gateway:
             server = await listener.serve(partial(self._protocol, workers), *host_port(text))
             stack.callback(server.close)
             self._servers.append(server)
-            log.info("listening", role="workers" if workers else "clients", port=server.sockets[0].getsockname()[1])
+            log.info("listening", kind="workers" if workers else "clients", port=server.sockets[0].getsockname()[1])
         if host.status is not None:
             runner = await status.serve(self.status, *host_port(host.status))
             stack.push_async_callback(runner.cleanup)
-            log.info("listening", role="status", port=runner.addresses[0][1])
+            log.info("listening", kind="status", port=runner.addresses[0][1])
 
     async def work(self) -> None:
         """The loops, until cancelled."""
@@ -207,7 +207,7 @@ class Gateway:
             if not running.cancelled() and (error := running.exception()) is not None:
                 raise error
             old = self.epoch
-            log.warning("parameters changed", params_version=self._registry.state.params.params_version)
+            log.warning("parameters changed", version=self._registry.state.params.params_version)
             old.close("the network's parameters changed")
             old.disconnect("the network's parameters changed: connect again")
             await old.settlement.commit()

@@ -150,7 +150,7 @@ class Settlement:
             try:
                 await self.commit()
             except LedgerError as error:
-                log.error("ledger not written", error=type(error).__name__, reason=error.message)
+                log.error("ledger not written", error=type(error).__name__, reason=str(error))
 
     # Chain in
 
@@ -164,7 +164,7 @@ class Settlement:
             except ChainTimeoutError:
                 continue
             except (ChainError, LedgerError) as error:
-                log.warning("own contract not read", error=type(error).__name__, reason=error.message)
+                log.warning("own contract not read", error=type(error).__name__, reason=str(error))
                 await asyncio.sleep(_RETRY_S)
 
     async def _read_contract(self) -> None:
@@ -213,7 +213,7 @@ class Settlement:
                 await self.mark()
                 await self._pay_out()
             except (ChainError, LedgerError) as error:
-                log.warning("settlement put off", error=type(error).__name__, reason=error.message)
+                log.warning("settlement put off", error=type(error).__name__, reason=str(error))
 
     async def mark(self) -> None:
         """Put the ledger's sequence on the chain: what it covers may be signed for once the contract shows it."""
