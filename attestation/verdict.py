@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +27,7 @@ class Check:
         passed: Whether it is as it has to be.
         seen: The value found, as text.
         expected: The value demanded, as text.
-        hint: What to do when it failed; empty when it passed or when the values say it.
+        hint: What to do if it fails; empty when the values say it.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Verdict:
     policy: str
     image_hash: bytes
     public_key: bytes | None
-    checks: tuple[Check, ...]
+    checks: tuple[Check, ...] = field(repr=False)
     expires_at: float
-    statement: WorkloadStatement | None = None
+    statement: WorkloadStatement | None = field(default=None, repr=False)
     machine: bytes = b""
-    report: TdReport | None = None
+    report: TdReport | None = field(default=None, repr=False)
     root_key_id: bytes = b""
 
     @property
@@ -117,7 +117,7 @@ class Verdict:
                         "passed": check.passed,
                         "seen": check.seen,
                         "expected": check.expected,
-                        "hint": check.hint,
+                        "hint": "" if check.passed else check.hint,
                     }
                     for check in self.checks
                 ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -108,9 +109,8 @@ class RatlsListener:
         identity: What this side shows.
         verifier: Judges the peer's certificate; with a policy ``any`` a peer needs no evidence.
         pow_difficulty: Proof of work that is demanded.
-        timeout: Seconds a peer has for its handshake; less than the 60 s after which a silent link is closed, since an
-            unverified peer holds nothing but a socket.
-        max_handshakes: Handshakes at a time; more are closed at once.
+        timeout: Seconds a peer has for its handshake (section 1.4 gives the accepting side 60).
+        max_handshakes: Handshakes at a time, half of them from one address; more are closed at once.
     """
 
     def __init__(
@@ -128,6 +128,7 @@ class RatlsListener:
         self._timeout = timeout
         self._max = max_handshakes
         self._open: dict[RatlsSession, asyncio.TimerHandle] = {}
+        self._by_host: Counter[str] = Counter()
 
     async def serve(self, protocol_factory: ProtocolFactory, host: str, port: int) -> asyncio.Server:
         """Listen; ``protocol_factory`` is called once for each verified peer.
@@ -138,30 +139,39 @@ class RatlsListener:
         loop = asyncio.get_running_loop()
 
         def accept() -> asyncio.Protocol:
-            if len(self._open) >= self._max:
-                _log.warning("too many handshakes", limit=self._max)
-                return _Refuse()
-            session = RatlsSession(
+            return RatlsSession(
                 self._identity.context,
                 self._verifier,
                 protocol_factory,
                 connecting=False,
                 difficulty=self._difficulty,
+                admit=self._admit,
                 on_end=self._ended,
             )
-            slow = HandshakeError(f"peer did not finish its handshake within {self._timeout:g} s")
-            self._open[session] = loop.call_later(self._timeout, session.fail, slow)
-            return session
 
         try:
             return await loop.create_server(accept, host, port, backlog=BACKLOG)
         except OSError as failure:
             raise HandshakeError(f"cannot listen on {host}:{port}: {failure.strerror or failure}") from None
 
+    def _admit(self, session: RatlsSession) -> bool:
+        """Take a handshake on; one address can hold half of the places, so that it cannot keep all others out."""
+        if len(self._open) >= self._max or self._by_host[session.host] >= (self._max + 1) // 2:
+            _log.warning("too many handshakes", limit=self._max)
+            return False
+        slow = HandshakeError(f"peer did not finish its handshake within {self._timeout:g} s")
+        self._open[session] = asyncio.get_running_loop().call_later(self._timeout, session.fail, slow)
+        self._by_host[session.host] += 1
+        return True
+
     def _ended(self, session: RatlsSession, error: Exception | None) -> None:
         timer = self._open.pop(session, None)
-        if timer is not None:
-            timer.cancel()
+        if timer is None:
+            return
+        timer.cancel()
+        self._by_host[session.host] -= 1
+        if not self._by_host[session.host]:
+            del self._by_host[session.host]
         if isinstance(error, RefusedError):
             check = error.verdict.failed[0]
             _log.warning(
@@ -174,13 +184,6 @@ class RatlsListener:
             )
         elif error is not None:
             _log.info("handshake failed", error=type(error).__name__, reason=str(error))
-
-
-class _Refuse(asyncio.Protocol):
-    """Closes at once."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
 
 
 def _abandon(session: RatlsSession | None, done: asyncio.Future[None], error: Exception) -> None:

@@ -58,7 +58,13 @@ class RatlsSession(asyncio.Protocol):
         connecting: Whether this side opened the connection.
         difficulty: Proof of work that is demanded (listening) or solved at most (connecting).
         pool: Where challenges are solved.
+        admit: Asked when a peer connects (listening); ``False`` closes the connection at once.
         on_end: Called once when the handshake is over, with the error if it failed.
+
+    Attributes:
+        host: The peer's address without port, once connected.
+        transport: The application's transport, once the peer is verified.
+        protocol: The application's protocol, once the peer is verified.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class RatlsSession(asyncio.Protocol):
         difficulty: int,
         pool: Executor | None = None,
         on_end: Callable[[RatlsSession, Exception | None], None],
+        admit: Callable[[RatlsSession], bool] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._verifier = verifier
@@ -78,6 +85,7 @@ class RatlsSession(asyncio.Protocol):
         self._connecting = connecting
         self._difficulty = difficulty
         self._pool = pool
+        self._admit = admit
         self._on_end: Callable[[RatlsSession, Exception | None], None] | None = on_end
         self._tls = SSL.Connection(context, None)
         self._state = _State.WORK
@@ -85,6 +93,7 @@ class RatlsSession(asyncio.Protocol):
         self._challenge: proof.Challenge | None = None
         self._received = 0
         self._inner: asyncio.Transport | None = None
+        self.host = ""
         self._task: asyncio.Task[None] | None = None
         self.transport: RatlsTransport | None = None
         self.protocol: asyncio.Protocol | None = None
@@ -92,12 +101,15 @@ class RatlsSession(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start with the challenge (listening) or wait for it (connecting)."""
         self._inner = cast("asyncio.Transport", transport)  # uvloop's streams do not derive from asyncio's classes
+        self.host = source_of(transport).rpartition(":")[0]
         if self._connecting:
             self._tls.set_connect_state()
-        else:
+        elif self._admit is None or self._admit(self):
             self._tls.set_accept_state()
             self._challenge = proof.Challenge.fresh(self._difficulty)
             self._inner.write(self._challenge.encode())
+        else:
+            self._end(HandshakeError("too many handshakes are open"))
 
     def data_received(self, data: bytes) -> None:
         """Take bytes according to the state."""
