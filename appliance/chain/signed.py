@@ -141,9 +141,8 @@ def parse_payment(boc: bytes, *, op: int) -> SignedPayment:
 
 def payment_from_cell(cell: Cell, *, op: int) -> SignedPayment:
     """Read a signed payment from a message body; see :func:`parse_payment`."""
-    outer, inner = Reader(cell, "signed payment, outer"), None
     kind = _one_of(op, PAYMENT_OPS)
-    query_id, excesses, signature, inner = _read_outer(outer, kind)
+    query_id, excesses, signature, inner = _read_outer(Reader(cell, "signed payment, outer"), kind)
     tokens, address = inner.uint(64), inner.address()
     inner.end()
     return SignedPayment(
