@@ -144,7 +144,7 @@ async def _build(final: Path, locks: Locks, progress: ProgressCallback) -> None:
         cpu = await _offers(pip, locks.cpu_torch)
         size = locks.size(cpu=cpu)
         progress(Progress("torch", 0, size, "bytes", "CPU build" if cpu else "full build with CUDA"))
-        _log.info("engine_environment_build", torch="cpu" if cpu else "full", bytes=size)
+        _log.info("engine_environment_build", kind="cpu torch" if cpu else "full torch", bytes=size)
         _require_space(final.parent, size)
         fetching = _Fetching(progress, size)
         for lock in (locks.cpu_torch if cpu else locks.cuda_deps, locks.engine):

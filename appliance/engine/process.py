@@ -31,6 +31,7 @@ _LINE_CHARACTERS = 400
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w]*\.)*(?P<name>[A-Z]\w{0,60}(?:Error|Exception|Interrupt))(?::|$)")
 _MAX_EXCEPTION_NAMES = 32
 _BUFFER = 1 << 16
+_LAST_WORDS_S = 2.0
 
 
 class Output:
@@ -44,10 +45,9 @@ class Output:
     def line(self, raw: bytes) -> None:
         """Take one line."""
         text = raw.decode(errors="replace").strip()
-        if (named := _EXCEPTION.match(text)) and (
-            named["name"] in self.exceptions or len(self.exceptions) < _MAX_EXCEPTION_NAMES
-        ):
-            self.exceptions[named["name"]] += 1
+        name = exception_name(text)
+        if name and (name in self.exceptions or len(self.exceptions) < _MAX_EXCEPTION_NAMES):
+            self.exceptions[name] += 1
         if self._tail is not None and text:
             for word in self._secret_words:
                 text = text.replace(word, "***")
@@ -60,6 +60,12 @@ class Output:
     def tail(self) -> tuple[str, ...]:
         """The last lines of a start; empty once the engine has served."""
         return tuple(self._tail or ())
+
+
+def exception_name(line: str) -> str:
+    """The class that a line like ``package.SomeError: text`` names; empty for any other line."""
+    named = _EXCEPTION.match(line)
+    return named["name"] if named else ""
 
 
 class EngineProcess:
@@ -79,8 +85,11 @@ class EngineProcess:
         Raises:
             EngineStartError: The interpreter cannot be run.
         """
-        scratch = Path(tempfile.mkdtemp(prefix="chrysalis-engine-"))  # 0700: the engine's sockets take pickles
-        port = free_port()
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix="chrysalis-engine-"))  # 0700: the engine's sockets take pickles
+            port = free_port()
+        except OSError as error:
+            raise EngineStartError(f"no directory or port for the engine: {error.strerror}") from error
         keys = {"api_key": secrets.token_urlsafe(32), "admin_api_key": secrets.token_urlsafe(32)}
         try:
             process = await asyncio.create_subprocess_exec(
@@ -118,6 +127,16 @@ class EngineProcess:
     async def wait(self) -> int:
         """Wait for its end; the exit status."""
         return await self._process.wait()
+
+    async def last_words(self) -> str:
+        """What best explains a failed start: the last exception's line, else the last line.
+
+        Waits a moment for what the process wrote just before it ended; a child may still hold the other end.
+        """
+        await asyncio.wait({self._reader}, timeout=_LAST_WORDS_S)
+        tail = self.output.tail()
+        named = [line for line in tail if exception_name(line)]
+        return (named or list(tail) or ["it said nothing"])[-1]
 
     async def end(self, grace_s: float) -> None:
         """Ask it to stop, wait at most ``grace_s``, then kill whatever is left of its group; idempotent."""

@@ -7,14 +7,13 @@ comes from a file, its health from the check of the protocol specification, sect
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import stat
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 from appliance.engine.checks import EngineProbe, SelfCheck
 from appliance.engine.endpoint import Endpoint
-from appliance.engine.errors import EngineError, EngineSettingsError, EngineUnavailableError
+from appliance.engine.errors import EngineError, EngineSettingsError, EngineStartError, EngineUnavailableError
 from appliance.engine.proxy import EngineClient
 from appliance.engine.state import EngineState, EngineStatus, StatusBoard, StatusCallback
 
@@ -77,11 +76,22 @@ class RemoteEngine:
         return self._endpoint
 
     async def start(self) -> None:
-        """Watch it and return when it is healthy; waits for as long as it is not."""
-        if self._watcher is None:
+        """Watch it and return when it is healthy; waits for as long as it is not.
+
+        Raises:
+            EngineStartError: It was stopped meanwhile.
+        """
+        watcher = self._watcher
+        if watcher is None:
             self._change(EngineState.STARTING, "asking for its models")
-            self._watcher = asyncio.create_task(self._watch(), name="remote-engine")
-        await self.healthy.wait()
+            watcher = self._watcher = asyncio.create_task(self._watch(), name="remote-engine")
+        up = asyncio.create_task(self.healthy.wait(), name="remote-engine-healthy")
+        try:
+            await asyncio.wait({up, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+        if not self.healthy.is_set():
+            raise EngineStartError("the engine's watcher ended before the engine was healthy")
 
     async def counters(self) -> EngineCounters:
         """Its token counters, where it is an SGLang that shows them.
@@ -108,8 +118,7 @@ class RemoteEngine:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            await asyncio.wait({watcher})
         await self.client.close()
         self._board.change(EngineState.STOPPED, "stopped")
 

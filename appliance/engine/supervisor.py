@@ -8,7 +8,6 @@ before it has answered a known prompt sanely, and nothing of it outlives this pr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -137,6 +136,7 @@ class EngineSupervisor:
         """
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name="engine-supervisor")
+            self._keeper.add_done_callback(self._keeper_ended)
         await self._settled.wait()
         if self._board.status.state is EngineState.FAILED:
             raise EngineStartError(f"the engine cannot be started: {self._board.status.reason}")
@@ -160,7 +160,7 @@ class EngineSupervisor:
             async with asyncio.timeout(limit_s):
                 await self.client.wait_idle()
         except TimeoutError:
-            _log.warning("engine_drain_limit", active=self.client.active, seconds=limit_s)
+            _log.warning("engine_drain_limit", count=self.client.active, limit=limit_s)
             return False
         return True
 
@@ -169,8 +169,7 @@ class EngineSupervisor:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
+            await asyncio.wait({keeper})
         await self.client.close()
         self._board.change(EngineState.STOPPED, "stopped")
         self._settled.set()
@@ -204,6 +203,12 @@ class EngineSupervisor:
             self._change(EngineState.UNHEALTHY, f"{reason}; restart {restarts} in {wait:.1f} s")
             await asyncio.sleep(wait)
 
+    def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
+        """Whatever ended the keeper, whoever waits for the engine hears of it."""
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            self._board.change(EngineState.FAILED, f"the supervisor ended with {type(error).__name__}")
+        self._settled.set()
+
     async def _run_once(self) -> str:
         """One life of the engine: the reason of its end."""
         self._change(EngineState.STARTING, "the engine loads")
@@ -220,7 +225,8 @@ class EngineSupervisor:
         finally:
             if process is not None:
                 await process.end(self._timing.grace if self._draining else 0.0)
-                _log.info("engine_ended", status=process.status, exceptions=dict(process.output.exceptions))
+                named = ", ".join(f"{count} {name}" for name, count in process.output.exceptions.most_common())
+                _log.info("engine_ended", status=process.status, error=named)
 
     async def _get_ready(self, process: EngineProcess) -> None:
         probe = EngineProbe(process.endpoint)
@@ -234,7 +240,8 @@ class EngineSupervisor:
     async def _until_it_generates(self, process: EngineProcess, probe: EngineProbe) -> None:
         while True:
             if process.status is not None:
-                raise EngineStartError(f"the engine ended with status {process.status}: {_last_words(process)}")
+                said = await process.last_words()
+                raise EngineStartError(f"the engine ended with status {process.status}: {said}")
             try:
                 await probe.generates()
             except EngineError:
@@ -298,8 +305,3 @@ def back_off(attempt: int, timing: Timing) -> float:
     """Seconds before restart number ``attempt`` (from 1): doubled each time up to the cap, then 75 to 100 % of it."""
     wait = min(timing.back_off * 2.0 ** min(attempt - 1, 30), timing.back_off_cap)
     return wait * random.uniform(0.75, 1.0)  # noqa: S311 -- spreads restarts, guards nothing
-
-
-def _last_words(process: EngineProcess) -> str:
-    tail = [line for line in process.output.tail() if line]
-    return tail[-1] if tail else "it said nothing"

@@ -49,6 +49,27 @@ async def test_an_engine_that_cannot_start_is_tried_again_and_then_failed(tmp_pa
     assert supervisor.status.state is EngineState.STOPPED
 
 
+async def test_the_line_that_explains_a_failed_start_is_found(tmp_path: Path) -> None:
+    python = interpreter(tmp_path, "echo 'torch.cuda.OutOfMemoryError: no room'; echo 'warnings.warn('; exit 1")
+    supervisor = EngineSupervisor(SETTINGS, python, timing=Timing(restarts=0))
+    with pytest.raises(EngineStartError, match=r"OutOfMemoryError: no room"):
+        await supervisor.start()
+    await supervisor.stop()
+
+
+async def test_a_subscriber_that_fails_leaves_nobody_waiting(tmp_path: Path) -> None:
+    def fail(_: EngineStatus) -> None:
+        supervisor.subscribe(lambda _: None)
+        end()
+        raise ZeroDivisionError
+
+    supervisor = EngineSupervisor(SETTINGS, interpreter(tmp_path, "exit 1"), timing=QUICK)
+    end = supervisor.subscribe(fail)
+    with pytest.raises(EngineStartError, match="ZeroDivisionError"):
+        await supervisor.start()
+    await supervisor.stop()
+
+
 async def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path) -> None:
     supervisor = EngineSupervisor(SETTINGS, tmp_path / "python", timing=Timing(restarts=0))
     with pytest.raises(EngineStartError, match=r"python cannot be run"):
