@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from contract_world import TON, Network, accepted, key, party, refusal
 
@@ -193,3 +195,34 @@ def test_get_method(network: Network) -> None:
     assert Reader(root.to_cell(), "a").address() == network.root
     assert public_key.to_bytes(32, "big") == network.proxy_data().public_key
     assert numbers == [0, 10 * 900_000, 0, 0]
+
+
+def test_storage_is_paid_out_of_the_owners_share(network: Network) -> None:
+    """Nothing lies there but what is promised, and years of storage: owner, workers and clients can still finish."""
+    accepted(network.pay_worker(99_980))  # nearly all of the 100 TON is worker's pay and share now
+    assert network.balance(network.proxy) < network.proxy_data().balance + TON // 50
+    network.now += 5 * 365 * 86_400
+    promised = network.proxy_data().balance + TON // 100
+    refused = network.pay_worker(99_981)
+    assert refused[1].exit_code == ContractError.LOW_CONTRACT_BALANCE
+    assert network.balance(network.proxy) < promised
+    accepted(network.pay_worker(99_980, op=Op.WORKER_LAST_PAYOUT))
+    accepted(network.send(network.client, TON, network.payment(Op.CLIENT_GRANT_REFUND, 0, network.client)))
+    held = network.balance(network.proxy)
+    accepted(payout(network))
+    assert network.proxy_data().balance == 0
+    assert network.balance(network.proxy) == TON // 100
+    assert network.balance(network.proxy_owner) == held - TON // 100
+    accepted(network.send(network.proxy, TON, network.order(CLOSE)))
+
+
+def test_share_that_is_not_there_is_not_paid(network: Network) -> None:
+    """Less lies on the contract than stake and reserve: only data that never was true can say so."""
+    state = network.states["proxy"]
+    fields = {**fields_of(network.proxy_data()), "balance": TON, "stake": 5 * TON}
+    lying = replace(state, data=type(network.proxy_data())(**fields).to_cell())
+    network.send(lying.address(), TON, init=lying, bounce=False)
+    body = ProxyPayout(1, network.excesses).to_cell()
+    assert refusal(network.send(lying.address(), TON, body)) == ContractError.LOW_CONTRACT_BALANCE
+    network.send(lying.address(), 6 * TON, bounce=False)
+    accepted(network.send(lying.address(), TON, body))
