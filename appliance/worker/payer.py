@@ -6,6 +6,7 @@ room's wallet, or orders that the relay's side sends.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
@@ -36,10 +37,13 @@ class WalletPayer:
     def __init__(self, chain: ChainReader, wallet: Wallet) -> None:
         self._chain = chain
         self._wallet = wallet
+        self._deploying = asyncio.Lock()
 
     async def deploy(self, contract: WorkerContract) -> None:
         """Deploy a worker contract unless it is there; raises ``ChainError``."""
-        await deploy_worker(self._chain, self._wallet, contract)
+        # One after another: whoever comes second finds it there and pays nothing.
+        async with self._deploying:
+            await deploy_worker(self._chain, self._wallet, contract)
 
     async def payout(self, payment: SignedPayment) -> None:
         """Execute a payment; raises ``ChainError``."""

@@ -209,7 +209,6 @@ class RequestRunner:
         try:
             async with asyncio.timeout(job.limits.timeout):
                 await self._serve(job)
-            self.tally.succeeded += 1
         except (TimeoutError, EngineTimeoutError):
             self._fail(job, ErrorCode.TIMEOUT, "worker: timeout")
         except RequestError as error:
@@ -251,6 +250,7 @@ class RequestRunner:
 
     def _synthetic(self, job: _Job, status: int, reason: str) -> None:
         """A model server that is not there is a normal answer with an empty body (section 3.2)."""
+        self.tally.failed += 1
         now = self._clock()
         head = response_head(status, reason, (), started=job.answer.started, now=now, has_body=False)
         job.link.send(job.answer.head(head, now, last=True))
@@ -270,6 +270,7 @@ class RequestRunner:
         )
         link.send(answer.head(head, now, last=bodiless))
         if bodiless:
+            self.tally.succeeded += 1
             return
         feed, parts, send, tally = counter.feed, answer.parts, link.send, self.tally
         running = job.session.protocol == 0
@@ -291,6 +292,7 @@ class RequestRunner:
         for message in answer.last(rest, used, self._clock()):
             send(message)
         tally.bytes_out += len(rest)
+        tally.succeeded += 1
         tally.earn(used)
 
     def _fail(self, job: _Job, code: int, text: str) -> None:

@@ -125,6 +125,7 @@ async def test_errors_of_the_model_server_are_answers(world: World) -> None:
     (gone,) = await world.gateway.ask(mood("plain"))
     assert head_of([gone]).status_code == 502
     assert gone.flags == 1  # type: ignore[attr-defined]  # an answer, see head_of
+    assert (world.requests.tally.succeeded, world.requests.tally.failed) == (2, 1)
 
 
 @pytest.mark.parametrize("protocol", [0, 2])
