@@ -121,12 +121,18 @@ def verify_quote(data: bytes, collateral: bytes, *, root_der: bytes | None, now:
 def _superseded_at(
     tcb_info: dict[str, Any], qe_identity: dict[str, Any], platform: dict[str, Any], qe: dict[str, Any], quote: TdxQuote
 ) -> float:
-    """The earliest moment at which one of the three parts stopped being the newest; the inputs are verified."""
+    """The earliest moment at which platform, quoting enclave or module stopped being the newest; inputs are verified.
+
+    A 1.5 body tells the TCB at launch and the one now (``TEE_TCB_SVN2``); both count.
+    """
     moments = []
+    report, current = quote.report, platform.get("current_tcb_level")
     for levels, own in (
         (tcb_info["tcbLevels"], platform["tcb_level"]),
         (qe_identity["tcbLevels"], qe["tcb_level"]),
-        *_module_levels(tcb_info, quote.report.tee_tcb_svn),
+        *([(tcb_info["tcbLevels"], current)] if current else []),
+        *_module_levels(tcb_info, report.tee_tcb_svn),
+        *_module_levels(tcb_info, report.tee_tcb_svn2 or report.tee_tcb_svn),
     ):
         if own["tcbStatus"] == "UpToDate":
             continue

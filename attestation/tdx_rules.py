@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 DAY = 86400.0
 ZERO48 = bytes(48)
+_STATUS_HINTS = {
+    "OutOfDate": "update microcode, TDX module and firmware of the host, then register the platform again",
+    "ConfigurationNeeded": "the host's firmware settings need the change that the advisories name",
+    "SWHardeningNeeded": "the guest needs the mitigations that the advisories name; a policy may then allow the status",
+    "TDRelaunchAdvised": "the TDX module was updated under the running guest: stop and start it",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +162,7 @@ class TcbStatus:
         )
         seen = f"{claims.status}{advisories} since {_day(claims.superseded_at)}"
         expected = "UpToDate" + (f", or a named status until {_day(end)}" if self.grace_days else "")
-        hint = "update microcode, TDX module and firmware of the host, then register the platform again"
+        hint = _STATUS_HINTS.get(claims.status, _STATUS_HINTS["OutOfDate"])
         return Finding((Check("tcb status", covered, seen, expected, hint), number), end if covered else math.inf)
 
 

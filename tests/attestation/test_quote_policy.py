@@ -262,6 +262,19 @@ def _subject(tdx: SyntheticTdx) -> rules.Subject:
     return rules.Subject(report, found, claims.image_hash(report.measurements), REPORT_DATA, NOW)
 
 
+@pytest.mark.parametrize("body", [None, BodyType.TD_1_5])
+@pytest.mark.parametrize("part", ["tcb_status", "module_status", "qe_status"])
+def test_grace_counts_from_when_the_part_was_replaced(part: str, body: BodyType | None) -> None:
+    """Without a newer level the part's own date counts, which is long past: no grace."""
+    for newer, expected in ((3 * DAY, True), (None, False)):
+        tdx = _world(**{part: "OutOfDate"}, newer_level_age_s=newer)
+        quote = tdx.quote(REPORT_DATA, body=body)
+        found = dcap.verify_quote(quote, tdx.collateral_json(), root_der=tdx.root_der, now=NOW)
+        subject = rules.Subject(found.quote.report, found, bytes(32), REPORT_DATA, NOW)
+        covered = tdx_rules.TcbStatus(grace_days=4).appraise(subject).passed
+        assert covered is (expected and part == "tcb_status")
+
+
 def test_grace_can_be_limited_to_advisories() -> None:
     subject = _subject(_world(tcb_status="OutOfDate", advisories=("INTEL-SA-00009",), newer_level_age_s=DAY))
     rule = tdx_rules.TcbStatus(grace_days=5, grace_advisories=frozenset({"INTEL-SA-00009"}))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from typing import TYPE_CHECKING
@@ -13,12 +14,14 @@ from attestation import policy
 from attestation.errors import AttestationError, HandshakeError
 from attestation.ratls import Identity, RatlsDialer, RatlsListener, RouterDialer, RouterListener, socks5
 from attestation.ratls import frame as frames
-from attestation.ratls.__main__ import parse_reverse, parse_socks
+from attestation.ratls.__main__ import parse_reverse, parse_socks, run
 from attestation.ratls.router import Router
 from attestation.verifier import Verifier
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from appliance.lab.tee import SyntheticTdx
 
 NONE = frames.AttestationFrame(None, b"", b"", b"\x01" * 32, ("127.0.0.1", 50000), ("127.0.0.1", 11101))
 SOME = frames.AttestationFrame(bytes(384), b"\x02" * 64, b"\x03" * 48, b"\x01" * 32, ("10.0.0.1", 1), ("10.0.0.2", 2))
@@ -275,3 +278,43 @@ def test_the_programs_ports() -> None:
     ):
         with pytest.raises(AttestationError):
             parse(text)
+
+
+async def test_the_router_as_a_program(tmp_path: Path, world: SyntheticTdx) -> None:
+    """Two of them, one in front of a listener: what an operator would start."""
+    root = tmp_path / "root.der"
+    root.write_bytes(world.root_der)
+    service = await RouterListener().serve(lambda: Recorder(echo=True), "127.0.0.1", 0)
+    reserved = [await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0) for _ in range(2)]
+    socks, reverse = (_port(server) for server in reserved)
+    for server in reserved:
+        server.close()
+    options = argparse.Namespace(
+        socks5=[f"{socks}@fake_tdx"],
+        reverse=[f"{reverse}:127.0.0.1:{_port(service)}@fake_tdx"],
+        platform="fake_tdx",
+        quote_source=None,
+        collateral=None,
+        simulated_root=[root],
+        difficulty=2,
+        max_difficulty=8,
+        listen="127.0.0.1",
+    )
+    running = asyncio.ensure_future(run(options))
+    dialer = RouterDialer("127.0.0.1", socks)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                transport, protocol = await dialer.connect(Recorder, "127.0.0.1", reverse)
+                break
+            except HandshakeError:
+                await asyncio.sleep(0.02)
+    assert isinstance(protocol, Recorder)
+    transport.write(b"through one program twice")
+    assert await protocol.wait_for(25) == b"through one program twice"
+    transport.close()
+    await protocol.lost.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    service.close()
+    await settle()
