@@ -7,11 +7,12 @@ In: the network's parameters, owners and keys. Out: messages that deploy (with t
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.chain.envelopes import OutgoingMessage
-from appliance.chain.errors import WalletError
+from appliance.chain.errors import ChainTimeoutError, WalletError
 from appliance.chain.layouts import RootState, WorkerData, build_root
 from appliance.chain.messages import ClientChangeSecretAndTopUp, ProxyIncreaseStake, WorkerRegister
 from appliance.chain.payouts import CLIENT_MESSAGE_VALUE
@@ -31,8 +32,7 @@ REGISTER_VALUE = 500_000_000
 """Nanotons attached to a registration; what is not used comes back (6.5)."""
 PROXY_DEPLOY_VALUE = 1_000_000_000
 ROOT_DEPLOY_VALUE = 1_000_000_000
-_LOOKS = 10
-_LOOK_S = 30.0
+_APPEAR_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +75,10 @@ async def deploy_worker(chain: ChainReader, wallet: Wallet, contract: WorkerCont
     found = await _worker_data(chain, contract.address)
     if found is None:
         await wallet.require_funds(WORKER_DEPLOY_VALUE)
-        sent = await wallet.transfer([contract.deploy_message()])
-        head = await chain.head()
-        for _ in range(_LOOKS):
-            found = await _worker_data(chain, contract.address)
-            if found is not None:
-                break
-            head = await chain.wait_head(head.block.seqno, timeout=_LOOK_S)
-        else:
-            raise WalletError(
-                f"worker contract {contract.address.friendly()} did not appear after the message at lt {sent.lt}"
-            )
-    if (found.owner, found.proxy, found.proxy_public_key) != (
-        contract.owner,
-        contract.proxy,
-        contract.proxy_public_key,
-    ):
+        await wallet.transfer([contract.deploy_message()])
+        found = await _appeared(chain, contract.address)
+    expected = contract.owner, contract.proxy, contract.proxy_public_key
+    if (found.owner, found.proxy, found.proxy_public_key) != expected:
         raise WalletError(f"worker contract {contract.address.friendly()} stores another owner or proxy than agreed")
     return found
 
@@ -117,6 +105,24 @@ def root_deploy_message(code: Cell, state: RootState) -> OutgoingMessage:
     """Anyone → a new root contract: deploy it with this content."""
     initial = StateInit(code, build_root(state))
     return OutgoingMessage(initial.address(), ROOT_DEPLOY_VALUE, None, initial)
+
+
+async def _appeared(chain: ChainReader, address: Address) -> WorkerData:
+    deadline = time.monotonic() + _APPEAR_S
+    seqno = 0
+    while time.monotonic() < deadline:
+        try:
+            head = await chain.wait_head(seqno, timeout=max(0.0, deadline - time.monotonic()))
+        except ChainTimeoutError:
+            break
+        seqno = head.block.seqno
+        found = await _worker_data(chain, address)
+        if found is not None:
+            return found
+    raise WalletError(
+        f"worker contract {address.friendly()} did not appear within {_APPEAR_S:g} s of the message that deploys it",
+        hint="look at its address; the deployment can be tried again",
+    )
 
 
 async def _worker_data(chain: ChainReader, address: Address) -> WorkerData | None:

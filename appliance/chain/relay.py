@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import structlog
+from aiohttp import web
 
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError, LayoutError, TransportError
@@ -168,6 +169,26 @@ class HttpRelay:
             raise TransportError(f"the payout relay cannot be reached: {type(error).__name__}") from error
         if status not in {HTTPStatus.OK, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT}:
             raise TransportError(f"the payout relay answered {status}, expected 200, 202 or 204")
+
+
+def relay_application(relay: PayoutRelay) -> web.Application:
+    """The other end of :class:`HttpRelay`: ``POST /payout`` takes one order and leaves it with ``relay``.
+
+    It answers 202, or 400 for anything but an order; nothing can be read from it. Serve it where only the guest is.
+    """
+
+    async def take(request: web.Request) -> web.Response:
+        try:
+            await relay.hand_over(PayoutOrder.from_json(await request.read()))
+        except LayoutError as error:
+            raise web.HTTPBadRequest(text=error.message) from error
+        except ChainError as error:
+            raise web.HTTPServiceUnavailable(text=type(error).__name__) from error
+        return web.Response(status=HTTPStatus.ACCEPTED)
+
+    application = web.Application(client_max_size=MAX_ORDER_BYTES)
+    application.router.add_post("/payout", take)
+    return application
 
 
 async def send_order(chain: ChainReader, wallet: Wallet, order: PayoutOrder) -> bool:

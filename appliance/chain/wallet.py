@@ -19,7 +19,14 @@ import structlog
 from appliance.chain.boc import encode_boc
 from appliance.chain.cells import Writer
 from appliance.chain.envelopes import MAX_WALLET_MESSAGES, OutgoingMessage, WalletRequest, external_message
-from appliance.chain.errors import ChainTimeoutError, FundsError, NotConfirmedError, SendRefusedError, WalletError
+from appliance.chain.errors import (
+    ChainTimeoutError,
+    ChainUnavailableError,
+    FundsError,
+    NotConfirmedError,
+    SendRefusedError,
+    WalletError,
+)
 from appliance.chain.layouts import WalletData, WalletStatus
 from appliance.chain.messages import ContractError, Op
 from appliance.chain.stateinit import StateInit, wallet_state
@@ -42,6 +49,8 @@ _RESERVE = 100_000_000
 _LARGEST_AMOUNT = 1000 * NANOTONS
 _RESEND_S = 30.0
 _VALID_S = 600
+_OUTAGE_GRACE_S = 60.0
+_OUTAGE_PAUSE_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +76,19 @@ class WalletReport:
     def funded(self) -> bool:
         """Whether it may send."""
         return self.balance >= self.minimum
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The one external message under way, and how far the chain was read for it."""
+
+    boc: bytes
+    body_hash: bytes
+    seqno: int
+    valid_until: int
+    head_seqno: int
+    last_lt: int
+    sent_at: float = float("-inf")
 
 
 class Wallet(ABC):
@@ -143,7 +165,8 @@ class Wallet(ABC):
             body = self._body(report.seqno, valid_until, batch)
             init = None if report.deployed else self._state
             boc = encode_boc(external_message(self.address, body, init))
-            transaction = await self._confirm(boc, body.hash, account, report.seqno, valid_until)
+            pending = _Pending(boc, body.hash, report.seqno, valid_until, account.head.block.seqno, account.last_lt)
+            transaction = await self._confirm(pending)
         if transaction.action_code or transaction.exit_code or transaction.aborted:
             raise WalletError(
                 f"wallet {self.address.friendly()} took the message but sent nothing: exit code "
@@ -157,45 +180,61 @@ class Wallet(ABC):
             )
         return transaction
 
-    async def _confirm(
-        self, boc: bytes, body_hash: bytes, before: AccountState, seqno: int, valid_until: int
-    ) -> Transaction:
-        """Hand the message over until a transaction with its body's hash is proven or it has expired."""
-        head, last_lt, sent_at = before.head, before.last_lt, float("-inf")
+    async def _confirm(self, pending: _Pending) -> Transaction:
+        """Hand the message over until a transaction with its body's hash is proven or it has expired.
+
+        An unreachable chain does not end this: the message may be on its way, and giving up would invite a second one.
+        """
         while True:
-            refusal: SendRefusedError | None = None
-            if time.monotonic() - sent_at >= self._resend:
-                try:
-                    await self._chain.send(boc)
-                except SendRefusedError as error:
-                    refusal = error
-                sent_at = time.monotonic()
             try:
-                head = await self._chain.wait_head(head.block.seqno, timeout=self._resend)
-            except ChainTimeoutError:
-                if refusal is None:
-                    continue  # no block in that time: hand it over again
-            account = await self._chain.account(self.address)
-            head = account.head
-            if account.last_lt != last_lt:
-                for transaction in await self._chain.transactions(self.address, after_lt=last_lt):
-                    inbound = transaction.inbound
-                    if inbound is not None and inbound.source is None and inbound.body.hash == body_hash:
-                        _log.info("wallet message confirmed", seqno=seqno, lt=transaction.lt)
-                        return transaction
-                last_lt = account.last_lt
-            if self._report(account).seqno > seqno:
-                raise NotConfirmedError(
-                    f"wallet {self.address.friendly()}: another message used sequence number {seqno}",
-                    hint="the same key is in use elsewhere: run one program with it, or give each its own key",
-                )
-            if refusal is not None:
-                raise self._explain(refusal, account)
-            if head.utime > valid_until:
-                raise NotConfirmedError(
-                    f"wallet {self.address.friendly()}: the message with sequence number {seqno} expired unseen",
-                    hint="the network did not take it; it is safe to send it again",
-                )
+                found = await self._look_once(pending)
+            except ChainUnavailableError as error:
+                if self._clock() > pending.valid_until + _OUTAGE_GRACE_S:
+                    raise NotConfirmedError(
+                        f"wallet {self.address.friendly()}: whether the message with sequence number {pending.seqno} "
+                        "was executed is not known",
+                        hint="the chain cannot be read; look at the wallet's transactions before sending again",
+                    ) from error
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
+                continue
+            if found is not None:
+                _log.info("wallet message confirmed", seqno=pending.seqno, lt=found.lt)
+                return found
+
+    async def _look_once(self, pending: _Pending) -> Transaction | None:
+        refusal: SendRefusedError | None = None
+        if time.monotonic() - pending.sent_at >= self._resend:
+            pending.sent_at = time.monotonic()
+            try:
+                await self._chain.send(pending.boc)
+            except SendRefusedError as error:
+                refusal = error
+        try:
+            await self._chain.wait_head(pending.head_seqno, timeout=self._resend)
+        except ChainTimeoutError:
+            if refusal is None:
+                return None  # no block in that time: hand it over again
+        account = await self._chain.account(self.address)
+        pending.head_seqno = account.head.block.seqno
+        if account.last_lt != pending.last_lt:
+            for transaction in await self._chain.transactions(self.address, after_lt=pending.last_lt):
+                inbound = transaction.inbound
+                if inbound is not None and inbound.source is None and inbound.body.hash == pending.body_hash:
+                    return transaction
+            pending.last_lt = account.last_lt
+        if self._report(account).seqno > pending.seqno:
+            raise NotConfirmedError(
+                f"wallet {self.address.friendly()}: another message used sequence number {pending.seqno}",
+                hint="the same key is in use elsewhere: run one program with it, or give each its own key",
+            )
+        if refusal is not None:
+            raise self._explain(refusal, account)
+        if account.head.utime > pending.valid_until:
+            raise NotConfirmedError(
+                f"wallet {self.address.friendly()}: the message with sequence number {pending.seqno} expired unseen",
+                hint="the network did not take it; it is safe to send it again",
+            )
+        return None
 
     def _report(self, account: AccountState) -> WalletReport:
         deployed = account.status == "active" and account.data is not None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from chain_support import TON, fund, key, live
 
 from appliance.chain.addresses import Address
@@ -25,7 +25,15 @@ from appliance.chain.layouts import ClientData, ContractStatus, Params, ProxyDat
 from appliance.chain.messages import Op
 from appliance.chain.owner_wallet import OwnerWallet
 from appliance.chain.payouts import PayoutTerms, PayoutView, Verdict, decide, payout_message
-from appliance.chain.relay import MAX_ORDER_BYTES, FileRelay, HttpRelay, PayoutOrder, relay_once, send_order
+from appliance.chain.relay import (
+    MAX_ORDER_BYTES,
+    FileRelay,
+    HttpRelay,
+    PayoutOrder,
+    relay_application,
+    relay_once,
+    send_order,
+)
 from appliance.chain.rewards import Kind, explain, statement, worker_payouts
 from appliance.chain.signed import SignedPayment, sign_payment
 from appliance.chain.wallet import NodeWallet
@@ -384,30 +392,29 @@ def test_an_order_can_carry_nothing_but_a_worker_payout() -> None:
         PayoutOrder.from_json(charge.to_json())
 
 
-async def test_a_relay_over_http() -> None:
-    received: list[str] = []
-    status = [200]
-
-    async def take(request: web.Request) -> web.Response:
-        received.append(await request.text())
-        return web.Response(status=status[0])
-
-    app = web.Application()
-    app.router.add_post("/payout", take)
-    runner = web.AppRunner(app)
+async def test_a_relay_over_http(tmp_path: Path) -> None:
+    folder = FileRelay(tmp_path / "payouts")
+    runner = web.AppRunner(relay_application(folder))
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    relay = HttpRelay(f"http://127.0.0.1:{port}/payout")
-    await relay.hand_over(order())
-    assert PayoutOrder.from_json(received[0]) == order()
-    status[0] = 500
-    with pytest.raises(TransportError, match="answered 500"):
-        await relay.hand_over(order())
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await HttpRelay(f"{url}/payout").hand_over(order())
+    assert [found for _, found in folder.orders()] == [order()]
+    async with ClientSession() as session:
+        for body, status in ((b"{", 400), (b"x" * (MAX_ORDER_BYTES + 1), 413)):
+            async with session.post(f"{url}/payout", data=body) as answer:
+                assert answer.status == status
+        async with session.get(f"{url}/payout") as answer:
+            assert answer.status == 405
+    with pytest.raises(TransportError, match="answered 404"):
+        await HttpRelay(f"{url}/elsewhere").hand_over(order())
+    (tmp_path / "payouts").rename(tmp_path / "away")
+    (tmp_path / "payouts").write_text("")
+    with pytest.raises(TransportError, match="answered 503"):
+        await HttpRelay(f"{url}/payout").hand_over(order())
     await runner.cleanup()
     with pytest.raises(TransportError, match="cannot be reached"):
-        await relay.hand_over(order())
+        await HttpRelay(f"{url}/payout").hand_over(order())
 
 
 async def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

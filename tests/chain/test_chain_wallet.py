@@ -12,7 +12,7 @@ from appliance.chain.addresses import Address
 from appliance.chain.boc import decode_boc
 from appliance.chain.contracts import load
 from appliance.chain.envelopes import OutgoingMessage
-from appliance.chain.errors import FundsError, NotConfirmedError, SendRefusedError, WalletError
+from appliance.chain.errors import ChainUnavailableError, FundsError, NotConfirmedError, SendRefusedError, WalletError
 from appliance.chain.messages import WalletReplaceKey
 from appliance.chain.owner_wallet import OwnerWallet, owner_wallet_state, seed_of_mnemonic
 from appliance.chain.wallet import REFERENCE_WALLET_MINIMUM, NodeWallet, tons
@@ -170,11 +170,15 @@ class Lossy:
         self._client = client
         self._lost = lost
         self.bocs: list[bytes] = []
+        self.outage = 0
 
     async def head(self) -> Head:
         return await self._client.head()
 
     async def wait_head(self, after_seqno: int, *, timeout: float) -> Head:  # noqa: ASYNC109 - the protocol's
+        if self.outage:
+            self.outage -= 1
+            raise ChainUnavailableError("waiting", {})
         return await self._client.wait_head(after_seqno, timeout=timeout)
 
     async def account(self, address: Address) -> AccountState:
@@ -198,6 +202,31 @@ async def test_a_lost_message_is_handed_over_again(net: DevNet) -> None:
         assert len(lossy.bocs) >= 3
         assert len(set(lossy.bocs)) == 1
         assert (await wallet.report()).seqno == 1
+
+
+async def test_an_outage_does_not_send_twice(net: DevNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.chain.wallet._OUTAGE_PAUSE_S", 0.05)
+    async with live(net) as client:
+        lossy = Lossy(client, 0)
+        wallet = node_wallet(lossy)
+        await fund(net, client, wallet.address, 3 * TON)
+        lossy.outage = 3
+        await wallet.transfer([OutgoingMessage(SHOP, TON, bounce=False)])
+        assert lossy.outage == 0
+        assert (await wallet.report()).seqno == 1
+        assert len(await client.transactions(SHOP)) == 1
+
+
+async def test_an_outage_longer_than_the_message_s_life(net: DevNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.chain.wallet._OUTAGE_PAUSE_S", 0.01)
+    async with live(net) as client:
+        lossy = Lossy(client, 0)
+        late = iter([float(net.view.ledger.utime)] + [2e10] * 1000)
+        wallet = node_wallet(lossy, clock=lambda: next(late))
+        await fund(net, client, wallet.address, 3 * TON)
+        lossy.outage = 10**6
+        with pytest.raises(NotConfirmedError, match="is not known"):
+            await wallet.transfer([OutgoingMessage(SHOP, TON, bounce=False)])
 
 
 async def test_a_message_that_never_arrives_expires(net: DevNet) -> None:
