@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab_support import served
 from pytoniq_core.crypto.ciphers import Client, Server, aes_ctr_encrypt, create_aes_ctr_cipher, get_shared_key
 
 from appliance.lab.chain.adnl import AdnlServer
 from appliance.lab.chain.errors import AdnlError
-from appliance.lab.chain.lite_api import lite_schema
+from appliance.lab.chain.lite_api import block_id_value, lite_schema
 
 if TYPE_CHECKING:
     from appliance.lab.chain.devnet import DevNet
@@ -64,6 +64,7 @@ def connected() -> tuple[Peer, AdnlServer]:
     return peer, server
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=5), st.integers(1, 100))
 def test_payloads_arrive_however_they_are_cut(payloads: list[bytes], size: int) -> None:
     peer, server = Peer(KEY.public_key().public_bytes_raw()), AdnlServer(KEY)
@@ -85,6 +86,7 @@ def test_an_altered_handshake_is_refused(at: int) -> None:
         AdnlServer(KEY).receive(bytes(altered))
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=256, max_size=600))
 def test_random_bytes_are_no_handshake(data: bytes) -> None:
     with pytest.raises(AdnlError):
@@ -116,7 +118,11 @@ async def opened(port: int, server_key: bytes) -> tuple[Peer, asyncio.StreamRead
     peer = Peer(server_key)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(peer.handshake)
-    assert await packet(peer, reader) == b""
+    try:
+        assert await packet(peer, reader) == b""
+    except BaseException:
+        writer.close()
+        raise
     return peer, reader, writer
 
 
@@ -164,6 +170,57 @@ async def test_random_bytes_end_the_connection_and_nothing_else(net: DevNet) -> 
         peer, reader, writer = await opened(server.port, server.public_key)
         info = await ask(peer, reader, writer, SCHEMA.encode("liteServer.getMasterchainInfo"))
         assert info["last"]["root_hash"] == net.view.master.id.root_hash
+        writer.close()
+
+
+async def test_connections_are_counted(net: DevNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.lab.chain.liteserver.MAX_CONNECTIONS", 2)
+    async with served(net) as server:
+        kept = [await opened(server.port, server.public_key) for _ in range(2)]
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await opened(server.port, server.public_key)
+        kept[0][2].close()
+        await kept[0][2].wait_closed()
+        while len(server._connections) > 1:  # noqa: ASYNC110 - the server notices when it may
+            await asyncio.sleep(0.01)
+        peer, reader, writer = await opened(server.port, server.public_key)
+        answer = await ask(peer, reader, writer, SCHEMA.encode("liteServer.getTime"))
+        assert answer["@type"] == "liteServer.currentTime"
+        writer.close()
+        kept[1][2].close()
+
+
+async def test_a_handshake_that_does_not_come_is_not_waited_for(net: DevNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.lab.chain.liteserver.HANDSHAKE_S", 0.05)
+    async with served(net) as server:
+        silent_reader, silent = await asyncio.open_connection("127.0.0.1", server.port)
+        peer, reader, writer = await opened(server.port, server.public_key)
+        assert await silent_reader.read() == b""
+        answer = await ask(peer, reader, writer, SCHEMA.encode("liteServer.getTime"))
+        assert answer["@type"] == "liteServer.currentTime"
+        silent.close()
+        writer.close()
+
+
+async def test_a_client_that_does_not_read_is_not_read(net: DevNet) -> None:
+    async with served(net) as server:
+        peer, reader, writer = await opened(server.port, server.public_key)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a stream over a socket
+        block = {"id": block_id_value(net.zerostate.id)}
+        query = SCHEMA.encode("liteServer.query", data=SCHEMA.encode("liteServer.getState", **block))
+        packets = b"".join(
+            peer.packet(SCHEMA.encode("adnl.message.query", query_id=bytes(32), query=query)) for _ in range(3000)
+        )
+        writer.write(packets)
+        before = -1
+        while server.counts["getState"] != before:
+            before = server.counts["getState"]
+            await asyncio.sleep(0.2)
+        assert 0 < before < 3000
+        writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
+        for _ in range(3000):
+            await packet(peer, reader)
+        assert server.counts["getState"] == 3000
         writer.close()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from bitarray import bitarray
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab_support import TestWallet, account, balance_of, status_of
 from pytoniq_core.tlb.block import Block as ParsedBlock
@@ -160,16 +161,41 @@ def test_messages_that_cannot_be_taken_are_refused(net: DevNet, boc: bytes, reas
     assert not net.has_work
 
 
+@st.composite
+def cells(draw: st.DrawFn, depth: int = 0) -> Any:
+    writer = Writer("random").bits(bitarray(draw(st.lists(st.integers(0, 1), max_size=60))))
+    if depth < 2:
+        for below in draw(st.lists(cells(depth + 1), max_size=2)):
+            writer.ref(below)
+    return writer.end()
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([TestWallet(9).address, account(1), account(50)]), cells(), st.none() | cells())
+def test_any_content_is_refused_or_executed(net: DevNet, target: Address, body: Any, init: Any) -> None:
+    writer = Writer("external message").uint(0b1000, 4).address(target).coins(0)
+    writer = writer.uint(0, 1) if init is None else writer.uint(0b11, 2).ref(init)
+    with pytest.raises(MessageRefusedError):
+        net.send(encode_boc(writer.maybe_ref(body).end()))
+    net.grant(Grant(account(50), TON, body, init))
+    before = net.view
+    check_value_flow(net, before, net.tick())
+
+
 def test_what_does_not_fit_opens_the_next_block(make_net: Callable[..., DevNet]) -> None:
     net = make_net(block_limit=2)
     for number in range(1, 5):
         net.grant(Grant(account(number), number * TON))
     heights = [net.view]
+    kinds: set[str] = set()
     while net.has_work:
         heights.append(net.tick())
+        extra = parsed(heights[-1])[0].extra
+        kinds |= {message.type_ for part in (extra.in_msg_descr, extra.out_msg_descr) for message in part[0].values()}
         check_value_flow(net, heights[-2], heights[-1])
         assert len(net.store.block_transactions(heights[-1].seqno)) <= 2
     assert len(heights) == 4
+    assert {"msg_export_new", "msg_import_fin", "msg_export_deq_imm"} <= kinds
     assert any(view.ledger.queue for view in heights)
     assert [balance_of(net, account(number)) for number in range(1, 5)] == [n * TON for n in range(1, 5)]
     assert not net.view.ledger.queue
@@ -284,6 +310,7 @@ def test_time_goes_one_way(net: DevNet) -> None:
     assert net.tick().ledger.utime >= start + 1000
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 10**9), st.tuples(st.integers(0, 10**6))), max_size=20))
 def test_a_clock_never_goes_back(steps: list[Any]) -> None:
     real = [0]

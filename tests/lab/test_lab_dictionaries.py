@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytoniq_core import HashMap
 
@@ -37,11 +37,13 @@ def reference_root(content: dict[int, int]) -> Any:
     return table.serialize()
 
 
+@settings(deadline=None)
 @given(contents)
 def test_cells_are_those_of_an_independent_writer(content: dict[int, int]) -> None:
     assert filled(content).root().hash == reference_root(content).hash
 
 
+@settings(deadline=None)
 @given(contents, st.data())
 def test_removal_leaves_what_was_never_there(content: dict[int, int], data: st.DataObject) -> None:
     gone = data.draw(st.sets(st.sampled_from(sorted(content))))
@@ -57,6 +59,7 @@ def test_removal_leaves_what_was_never_there(content: dict[int, int], data: st.D
         assert dictionary.root() is None
 
 
+@settings(deadline=None)
 @given(contents, keys)
 def test_get_and_items_tell_what_was_set(content: dict[int, int], key: int) -> None:
     dictionary = filled(content)
@@ -66,6 +69,7 @@ def test_get_and_items_tell_what_was_set(content: dict[int, int], key: int) -> N
     assert dictionary.delete(key) is not dictionary if key in content else dictionary.delete(key) is dictionary
 
 
+@settings(deadline=None)
 @given(contents, keys, st.integers(0, 255))
 def test_a_change_leaves_the_old_dictionary_alone(content: dict[int, int], key: int, number: int) -> None:
     dictionary = filled(content)
@@ -75,6 +79,7 @@ def test_a_change_leaves_the_old_dictionary_alone(content: dict[int, int], key: 
     assert changed.root().hash == reference_root({**content, key: number}).hash
 
 
+@settings(deadline=None)
 @given(contents, keys)
 def test_a_path_proves_presence_and_absence(content: dict[int, int], key: int) -> None:
     dictionary = filled(content)
@@ -87,6 +92,7 @@ def test_a_path_proves_presence_and_absence(content: dict[int, int], key: int) -
     assert all(not format(key, f"0{KEY_BITS}b").startswith(prefix) for prefix, cell in seen.items() if cell == "pruned")
 
 
+@settings(deadline=None)
 @given(contents)
 def test_extras_are_combined_at_every_fork(content: dict[int, int]) -> None:
     augmentation = Augmentation(0, int.__add__, lambda writer, extra: writer.uint(extra, 16))

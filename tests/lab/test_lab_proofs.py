@@ -28,6 +28,7 @@ def trees(draw: st.DrawFn) -> Any:
     return cells[-1]
 
 
+@settings(deadline=None)
 @given(st.lists(trees(), min_size=1, max_size=4, unique_by=lambda cell: cell.hash))
 def test_bags_of_several_roots_come_back(roots: list[Any]) -> None:
     data = encode_boc(*roots)
@@ -35,6 +36,7 @@ def test_bags_of_several_roots_come_back(roots: list[Any]) -> None:
     assert [cell.hash for cell in Cell.from_boc(data)] == [cell.hash for cell in roots]
 
 
+@settings(deadline=None)
 @given(trees(), st.data())
 def test_a_proof_has_the_hash_of_the_whole(root: Any, data: st.DataObject) -> None:
     keep = data.draw(st.sets(st.sampled_from(sorted(cell_hashes(root)))))
@@ -46,6 +48,7 @@ def test_a_proof_has_the_hash_of_the_whole(root: Any, data: st.DataObject) -> No
     assert shown <= keep
 
 
+@settings(deadline=None)
 @given(trees(), trees(), st.data())
 def test_a_proof_may_reach_into_an_update(old: Any, new: Any, data: st.DataObject) -> None:
     update, _, _ = merkle_update(old, new, cell_hashes(old))
@@ -66,6 +69,7 @@ def test_pruned_branches_keep_lower_hashes() -> None:
     assert (twice.get_hash(0), twice.get_hash(1)) == (once.get_hash(0), once.get_hash(1))
 
 
+@settings(deadline=None)
 @given(st.lists(trees(), min_size=2, max_size=5), st.booleans())
 def test_updates_can_be_applied_one_after_another(states: list[Any], knows_the_first: bool) -> None:
     known = cell_hashes(states[0]) if knows_the_first else set()
@@ -77,7 +81,7 @@ def test_updates_can_be_applied_one_after_another(states: list[Any], knows_the_f
         assert _applied(update, old).hash == new.hash
 
 
-@settings(max_examples=20)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=30, max_size=60, unique=True), st.data())
 def test_an_update_of_a_large_state_is_small(keys: list[int], data: st.DataObject) -> None:
     dictionary = plain_dictionary(32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytoniq_core.tl.generator import TlGenerator
 
@@ -66,6 +66,7 @@ def test_boxed_fields_name_their_constructor() -> None:
     assert decoded["steps"][0]["state_proof"] == b"3"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused_by_name(data: bytes) -> None:
     try:
@@ -74,6 +75,7 @@ def test_any_bytes_are_read_or_refused_by_name(data: bytes) -> None:
         return
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SCHEMA.by_name)), st.binary(max_size=200))
 def test_any_body_of_a_known_constructor_too(name: str, body: bytes) -> None:
     try:

@@ -38,6 +38,7 @@ NETWORK_FILE = "network.json"
 SEED_FILE = "faucet.seed"
 _LITESERVER_SEED = "liteserver_seed"
 _PARENT_POLL_S = 0.5
+_SHUTDOWN_S = 1.0  # a request that waits for a block would wait for ever
 
 _log = structlog.get_logger(__name__)
 
@@ -98,7 +99,7 @@ async def _serve(settings: Settings, net: DevNet, stop: asyncio.Event) -> None:
     (settings.directory / NETWORK_FILE).unlink(missing_ok=True)  # a former run's ports
     server = LiteServer(net, key=_liteserver_key(net))
     producer = Producer(net, block_time=settings.block_time, block_delay=settings.block_delay)
-    runner = web.AppRunner(Control(net, producer).application(), access_log=None)
+    runner = web.AppRunner(Control(net, producer).application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await server.start(settings.liteserver_port)
     try:
         await runner.setup()
@@ -123,7 +124,8 @@ async def _until_stopped(producer: Producer, stop: asyncio.Event, *, watch_paren
     try:
         done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            task.result()
+            if not stop.is_set():  # what fails after an interrupt fails because of it: the TVM's process gets it too
+                task.result()
     finally:
         for task in waits:
             task.cancel()
