@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.chain.addresses import Address
+from appliance.chain.admin import add_image, add_model
 from appliance.chain.errors import AddressError
 from appliance.errors import ErrorCode
 from appliance.gateway.errors import AdmissionError
@@ -67,14 +68,14 @@ def check_image(image_hash: bytes, terms: Terms) -> None:
             f"image hash {image_hash.hex()} is not listed in root contract {terms.identity.text(root)} "
             f"(version {terms.version}, {len(terms.state.worker_hashes)} worker images)",
             code=ErrorCode.PROTOCOL_VIOLATION,
-            hint=_image_hint(image_hash),
+            hint=_image_hint(image_hash, terms),
         )
 
 
-def _image_hint(image_hash: bytes) -> str:
+def _image_hint(image_hash: bytes, terms: Terms) -> str:
     if not any(image_hash):
         return "the peer showed no attestation: its router or RA-TLS listener must present a quote"
-    return f"the owner of the root contract lists it with add worker hash (op e34b1c60, hash {image_hash.hex()})"
+    return add_image(terms.identity.root_contract, image_hash).explain(terms.state.owner)
 
 
 def check_model(model: str, terms: Terms) -> None:
@@ -86,7 +87,7 @@ def check_model(model: str, terms: Terms) -> None:
             f"model {model} (SHA-256 {digest}) is not listed in root contract {root} (version {terms.version}, "
             f"{len(terms.state.model_hashes)} models)",
             code=ErrorCode.PROTOCOL_VIOLATION,
-            hint=f"the owner of the root contract lists it with add model (op c146134d, hash {digest})",
+            hint=add_model(terms.identity.root_contract, model).explain(terms.state.owner),
         )
 
 
