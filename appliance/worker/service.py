@@ -29,7 +29,7 @@ from appliance.worker.targets import Targets
 from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from appliance.chain.addresses import Address
     from appliance.chain.layouts import RootState
@@ -46,6 +46,8 @@ TICK_S = (1.0, 2.0)
 """Between two looks at targets and standing (section 1.5)."""
 COLLECT_S = (10.0, 20.0)
 """Between two looks at payouts (section 2.6)."""
+MAX_TROUBLES = 16
+"""Gateways whose last failure is remembered."""
 
 
 class RegistryView(Protocol):
@@ -148,6 +150,7 @@ class Worker:
         self._side: set[asyncio.Task[None]] = set()
         self._suspects: set[str] = set()
         self._plain: set[str] = set()
+        self._troubles: dict[str, str] = {}
         self._params_version: int | None = None
         self._enabled = True
         self._draining = False
@@ -188,6 +191,7 @@ class Worker:
     def gateway_ready(self, link: GatewayLink) -> None:
         """A handshake is complete."""
         self._targets.ready(link.address, _now())
+        self._troubles.pop(link.address, None)
         log.info("gateway ready", gateway=link.address, protocol=link.session.protocol if link.session else None)
 
     # What the operator may do
@@ -324,10 +328,13 @@ class Worker:
         try:
             await link.run(self._dialer, greet=address not in self._plain, state_totals=address not in self._suspects)
         except HandshakeError as error:
+            self._trouble(address, str(error))
             log.warning("gateway refused", gateway=address, reason=error.message, hint=error.hint)
         except LedgerError as error:
+            self._trouble(address, str(error))
             log.error("gateway left: the ledger cannot be written", gateway=address, reason=error.message)
         except ChrysalisError as error:
+            self._trouble(address, str(error))
             log.info("no link", gateway=address, error=type(error).__name__, reason=error.message)
         except Exception as error:  # noqa: BLE001 - one gateway must not end the others' links
             log.error("link failed in an unforeseen way", gateway=address, error=type(error).__name__)
@@ -340,6 +347,13 @@ class Worker:
             self._tasks.pop(address, None)
             delay = self._targets.lost(address, _now())
             log.debug("next attempt", gateway=address, delay_s=round(delay, 1))
+
+    def _trouble(self, address: str, what: str) -> None:
+        """Remember why there is no link to a gateway: the newest few, for whoever looks."""
+        self._troubles.pop(address, None)
+        self._troubles[address] = what
+        while len(self._troubles) > MAX_TROUBLES:
+            del self._troubles[next(iter(self._troubles))]
 
     async def _collect(self) -> None:
         while True:
@@ -382,6 +396,11 @@ class Worker:
     def links(self) -> tuple[GatewayLink, ...]:
         """The gateways we are, or try to be, connected to."""
         return tuple(self._links.values())
+
+    @property
+    def troubles(self) -> Mapping[str, str]:
+        """Why there is no link, by the gateway's address."""
+        return self._troubles
 
     @property
     def requests(self) -> RequestRunner:

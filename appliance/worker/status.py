@@ -106,6 +106,7 @@ class WorkerStatus(_View):
     owner: str
     coefficient: int
     gateways: tuple[LinkView, ...]
+    troubles: dict[str, str]
     accounts: tuple[AccountView, ...]
     requests: RequestsView
 
@@ -151,6 +152,7 @@ def view(worker: Worker | None, stages: Stages, image: bytes) -> dict[str, Any]:
             )
             for link in worker.links
         ),
+        troubles=dict(worker.troubles),
         accounts=tuple(accounts),
         requests=RequestsView(
             running=worker.requests.active,

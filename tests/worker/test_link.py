@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from worker_world import FULL_MODEL, Accounts, World, make_params, make_world, until
 
+from appliance.accounting.errors import StoreFullError
 from appliance.accounting.records import Counters, ProxyRecord
 from appliance.accounting.worker_ledger import WorkerLedger
 from appliance.wire.errors import QueryError
@@ -31,6 +32,7 @@ from appliance.wire.messages import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from appliance.wire.base import TLObject
@@ -59,6 +61,45 @@ async def test_payments_are_on_disk_with_the_newest_signature(world: World) -> N
     world.gateway.send(payment(world, 10, 20, 7, signed_payment=newest))
     await until(lambda: world.record.counters.max == 20)
     assert world.gateway.links == 1
+
+
+async def test_a_restart_goes_on_where_the_disk_left_off(tmp_path: Path) -> None:
+    async with make_world(tmp_path) as world:
+        newest = world.accounts.payment(5)
+        world.gateway.send(payment(world, 9, 12, 5, signed_payment=newest))
+        await until(lambda: world.record.counters == Counters(5, 9, 12))
+    async with make_world(tmp_path, start=False) as world:
+        world.accounts.committed, world.accounts.db, world.accounts.maximum = 5, 9, 12
+        assert world.record.payment == newest.data
+        task = asyncio.create_task(world.worker.run())
+        await until(lambda: bool(world.worker.links) and world.worker.links[0].ready)
+        assert WorkerCompareBalanceWithProxy(5, 9, 12) in world.gateway.queries
+        assert world.record.payment == newest.data
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_full_disk_pauses_the_worker_and_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = [True]
+    save = WorkerLedger.save
+
+    def failing(self: WorkerLedger, records: Iterable[ProxyRecord]) -> None:
+        if full[0]:
+            raise StoreFullError("no space left", hint="free some")
+        save(self, records)
+
+    monkeypatch.setattr(WorkerLedger, "save", failing)
+    world.gateway.send(payment(world, 9, 12, 5))
+    await world.gateway.wait_for(lambda messages: WorkerEnabledDisabled(1) in messages)
+    assert [reason.name for reason in world.worker.look()] == ["ledger"]
+    assert world.record.counters == Counters()
+    (refused,) = await world.gateway.ask({})
+    assert isinstance(refused, ProxyQueryAnswerErrorEx)
+    assert refused.error_code == 651
+    full[0] = False
+    await world.gateway.wait_for(lambda messages: WorkerEnabledDisabled(0) in messages)
+    await until(lambda: world.record.counters == Counters(5, 9, 12))
+    assert isinstance((await world.gateway.ask({}))[-1], ProxyQueryAnswerPartEx)
 
 
 @pytest.mark.parametrize("case", ["older", "db back", "max back", "negative", "stranger", "rubbish", "absurd"])
@@ -237,6 +278,10 @@ async def test_a_wrong_answer_type_ends_the_attempt(tmp_path: Path) -> None:
         task = asyncio.create_task(world.worker.run())
         await until(lambda: world.gateway.links >= 1 and not world.worker.links)
         assert len(world.gateway.queries) == 1
+        assert "bounceable=True" in world.worker.troubles[world.gateway.address]
+        world.gateway.change = lambda answer: answer
+        await until(lambda: bool(world.worker.links) and world.worker.links[0].ready)
+        assert world.worker.troubles == {}
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
