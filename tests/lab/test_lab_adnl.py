@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,6 +159,17 @@ async def test_a_connection_survives_bad_queries_and_ends_at_bad_packets(net: De
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
             await packet(peer, reader)
         writer.close()
+
+
+def test_it_serves_on_uvloop_too(net: DevNet) -> None:
+    async def run() -> dict[str, Any]:
+        async with served(net) as server:
+            peer, reader, writer = await opened(server.port, server.public_key)
+            answer = await ask(peer, reader, writer, SCHEMA.encode("liteServer.getMasterchainInfo"))
+            writer.close()
+            return answer
+
+    assert uvloop.run(run())["last"]["root_hash"] == net.view.master.id.root_hash
 
 
 async def test_random_bytes_end_the_connection_and_nothing_else(net: DevNet) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path  # noqa: TC003 - typer reads it from the signature
 from typing import Annotated
 
 import typer
+import uvloop
 
 from appliance.errors import ApplianceError
 from appliance.lab.chain.devnet import DEFAULT_BLOCK_LIMIT, DEFAULT_GLOBAL_ID
@@ -28,7 +28,7 @@ def main(  # noqa: PLR0917 - each is an option of the command line
         directory, liteserver_port, control_port, block_time, block_delay, global_id, block_limit, watch_parent
     )
     try:
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
     except ApplianceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

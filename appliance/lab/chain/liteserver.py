@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -216,10 +216,10 @@ class _Connection(asyncio.Protocol):
         self._end = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport) or not self._server.admit(self):
+        if not self._server.admit(self):
             transport.close()
             return
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is none of asyncio's
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._expire)
 
     def connection_lost(self, exc: Exception | None) -> None:
