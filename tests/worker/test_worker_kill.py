@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from kill_scenario import ACCOUNTS, OTHER, life
+from worker_kill_scenario import ACCOUNTS, OTHER, life
 
 from appliance.accounting.worker_ledger import WorkerLedger
 from appliance.chain.messages import Op
@@ -29,7 +29,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("lives")
     environment = os.environ | {"PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
     done = subprocess.run(
-        [sys.executable, str(HERE / "kill_scenario.py"), str(root)],
+        [sys.executable, str(HERE / "worker_kill_scenario.py"), str(root)],
         env=environment, check=False, timeout=120, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
