@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from appliance.chain.addresses import Address
     from appliance.chain.layouts import Params
-    from appliance.chain.types import ChainReader
+    from appliance.chain.types import AccountState, ChainReader
     from appliance.chain.wallet import Wallet
 
 WORKER_DEPLOY_VALUE = 300_000_000
@@ -72,7 +72,7 @@ async def deploy_worker(chain: ChainReader, wallet: Wallet, contract: WorkerCont
         WalletError: The contract is there but stores another owner or proxy, or does not appear.
         ChainError: The chain cannot be read.
     """
-    found = await _worker_data(chain, contract.address)
+    found = _stored(await chain.account(contract.address))
     if found is None:
         await wallet.require_funds(WORKER_DEPLOY_VALUE)
         await wallet.transfer([contract.deploy_message()])
@@ -109,22 +109,19 @@ def root_deploy_message(code: Cell, state: RootState) -> OutgoingMessage:
 
 async def _appeared(chain: ChainReader, address: Address) -> WorkerData:
     deadline = time.monotonic() + _APPEAR_S
-    seqno = 0
-    while time.monotonic() < deadline:
-        try:
-            head = await chain.wait_head(seqno, timeout=max(0.0, deadline - time.monotonic()))
-        except ChainTimeoutError:
-            break
-        seqno = head.block.seqno
-        found = await _worker_data(chain, address)
+    while True:
+        account = await chain.account(address)
+        found = _stored(account)
         if found is not None:
             return found
-    raise WalletError(
-        f"worker contract {address.friendly()} did not appear within {_APPEAR_S:g} s of the message that deploys it",
-        hint="look at its address; the deployment can be tried again",
-    )
+        try:
+            await chain.wait_head(account.head.block.seqno, timeout=max(0.0, deadline - time.monotonic()))
+        except ChainTimeoutError as error:
+            raise WalletError(
+                f"worker contract {address.friendly()} did not appear within {_APPEAR_S:g} s of its deployment",
+                hint="look at its address; the deployment can be tried again",
+            ) from error
 
 
-async def _worker_data(chain: ChainReader, address: Address) -> WorkerData | None:
-    account = await chain.account(address)
+def _stored(account: AccountState) -> WorkerData | None:
     return WorkerData.from_cell(account.data) if account.status == "active" and account.data is not None else None
