@@ -292,9 +292,45 @@ async def test_another_tls_stack_meets_our_listener(tmp_path: Path) -> None:
     bad = await _stream(port, context(bytes(64)))
     assert await asyncio.to_thread(_read_end, bad) == b""
     bad.close()
+    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    nobody.check_hostname = False
+    nobody.verify_mode = ssl.CERT_NONE
+    bare = await _stream(port, nobody)  # its handshake ends before the listener misses the certificate
+    assert await asyncio.to_thread(_read_end, bare) == b""
+    bare.close()
     assert len(served.protocols) == 1
     served.server.close()
     await settle()
+
+
+@pytest.mark.parametrize("wrong", ["nonce", "magic", "tls first", "too much"])
+async def test_no_tls_without_work(lab: Lab, wrong: str) -> None:
+    served, port, _ = await _pair(lab, difficulty=12)
+    for attack in (True, False):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        challenge = proof.Challenge.decode(await reader.readexactly(proof.CHALLENGE_SIZE), max_difficulty=12)
+        nonce = proof.search(challenge.salt, challenge.difficulty, 0, 1 << 20)
+        assert nonce is not None
+        solution = proof.encode_solution(nonce)
+        client = SSL.Connection((await lab.identity()).context, None)
+        client.set_connect_state()
+        with pytest.raises(SSL.WantReadError):
+            client.do_handshake()
+        hello = client.bio_read(1 << 16)
+        attacks = {
+            "nonce": proof.encode_solution(next(i for i in range(9999) if not challenge.solved_by(i))) + hello,
+            "magic": b"\0" + solution[1:] + hello,
+            "tls first": hello,
+            "too much": solution + b"\x16\x03\x01\x40\x00" + bytes(2 << 20),
+        }
+        writer.write(attacks[wrong] if attack else solution + hello)  # solution and hello in one piece are fine
+        try:
+            answer = await reader.read(3)
+        except ConnectionError:
+            answer = b""
+        assert answer in ({b"", b"\x15\x03\x03"} if attack else {b"\x16\x03\x03"})
+        writer.transport.abort()
+    served.server.close()
 
 
 def _read_end(stream: ssl.SSLSocket) -> bytes:
