@@ -33,6 +33,7 @@ from appliance.wire.messages import (
     ClientRunQuery,
     ClientRunQueryEx,
 )
+from attestation.errors import AttestationError
 from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
@@ -329,7 +330,11 @@ class ClientLinks:
         if self._own_evidence is None:
             raise QueryError("this gateway runs on no platform that gives evidence", code=ErrorCode.ERROR)
         self._evidence_rates[link].take()
-        return ChrysalisEvidence(await self._own_evidence(query.nonce))
+        try:
+            return ChrysalisEvidence(await self._own_evidence(query.nonce))
+        except AttestationError as error:
+            log.error("no evidence of our own", error=type(error).__name__, reason=str(error))
+            raise QueryError(f"no evidence can be given now: {error.message}", code=ErrorCode.NOT_READY) from error
 
 
 class _Rate:

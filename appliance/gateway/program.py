@@ -30,12 +30,12 @@ from appliance.gateway.desk import DeskLimits
 from appliance.gateway.epoch import Epoch, Parts, Session
 from appliance.gateway.errors import GatewayError
 from appliance.gateway.evidence import EvidencePolicy
-from appliance.gateway.own_evidence import OwnEvidence
 from appliance.gateway.retirement import Retirement
 from appliance.gateway.tally import Tally
 from appliance.gateway.terms import Identity, Terms
 from appliance.keys import read_key
 from appliance.wire.transport import LinkProtocol
+from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
 from attestation.platforms import open_platform
 from attestation.policy import for_name
@@ -74,7 +74,7 @@ async def run(config: GatewayConfig) -> None:
         stopping = loop.create_task(stopped.wait())
         await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
-        await gateway.drain()
+        await gateway.drain(finish=not work.done())
         for task in (work, stopping):
             if not task.done():
                 task.cancel()
@@ -132,16 +132,17 @@ class Gateway:
             tasks.create_task(self._tick())
             tasks.create_task(self._epochs())
 
-    async def drain(self) -> None:
-        """Stop admitting, let running requests finish, write the last batch, close the links."""
+    async def drain(self, *, finish: bool) -> None:
+        """Stop admitting, let running requests finish (if asked to), write the last batch, close the links."""
         self._draining = True
         epoch = self.epoch
         epoch.close("the gateway is stopping")
         for server in self._servers:
             server.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                await self._idle.wait()
+        if finish:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    await self._idle.wait()
         epoch.disconnect("the gateway is stopping")
         await epoch.settlement.commit()
         for task in tuple(self._retiring):
@@ -316,7 +317,10 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
         role="gateway",
         chain=bytes.fromhex(config.measured.network.zerostate.root_hash),
     )
-    own = OwnEvidence(platform, identity, statement, lambda: registry.head.block.root_hash)
+    own = EvidenceMaker(
+        platform, identity, statement=lambda: statement, block_hash=lambda: registry.head.block.root_hash
+    )
+    stack.push_async_callback(own.close)
     return _Doors(workers, clients, own.bundle)
 
 

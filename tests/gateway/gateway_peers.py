@@ -25,6 +25,7 @@ from appliance.wire.messages import (
 )
 from appliance.wire.transport import LinkProtocol, dial
 from attestation.claims import WorkloadStatement, image_hash
+from attestation.errors import CollectionError
 from attestation.ratls import RouterListener
 from attestation.ratls.frame import AttestationFrame
 from attestation.verdict import Check, Verdict
@@ -139,8 +140,11 @@ class Gateway:
         )
         self.worker_port = self.client_port = 0
         self.peers: list[Peer] = []
+        self.no_evidence = False
 
     async def _own(self, nonce: bytes) -> bytes:
+        if self.no_evidence:
+            raise CollectionError("no quote")
         return b"own " + nonce
 
     def _newer(self) -> None:

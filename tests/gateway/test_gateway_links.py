@@ -293,6 +293,9 @@ async def test_clients_get_evidence_of_workers_and_of_the_gateway() -> None:
         client = await made.client(offered=frozenset({Extension.EVIDENCE}))
         own = await client.link.query(ChrysalisGetEvidence(bytes(32)), timeout=10)
         assert own.bundle == b"own " + bytes(32)
+        made.no_evidence = True
+        with pytest.raises(QueryError, match="no evidence can be given now"):
+            await client.link.query(ChrysalisGetEvidence(bytes(32)), timeout=10)
         await introduce_client(client, client_params(), SECRET)
         with pytest.raises(QueryError, match="no worker of this model"):
             await client.link.query(ChrysalisGetWorkerEvidence(bytes(32), "org/model"), timeout=10)

@@ -119,7 +119,7 @@ def _owner(hello: Any) -> Any:
 
 
 def test_every_request_of_the_traces(shared: Path, world: World) -> None:
-    """Each request and each of the reference worker's answers is given to us; what goes out is what the reference sent."""
+    """Each request and each answer of the reference worker is given to us; what goes out is what the reference sent."""
     to_client = [m for sender, m in traffic(shared, "client") if sender == "proxy"]
     asked = [m for _, m in traffic(shared, "client") if isinstance(m, ClientRunQueryEx)]
     worker_side = traffic(shared, "worker")
