@@ -12,17 +12,12 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
-
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from typing import TYPE_CHECKING, Self
 
 from appliance.chain import lite_api
 from appliance.chain.errors import (
     ChainError,
     ChainTimeoutError,
-    ChainTooOldError,
-    ChainUnavailableError,
-    LayoutError,
     LiteserverError,
     ProofError,
     SendRefusedError,
@@ -37,11 +32,11 @@ from appliance.chain.proofs import (
     verify_links,
     verify_transactions,
 )
-from appliance.chain.servers import Server, ServerStatus, in_order
+from appliance.chain.servers import Server, ServerPool, ServerStatus
 from appliance.chain.types import AccountState, BlockId, Head, Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from pytoniq_core.boc.cell import Cell
@@ -49,9 +44,6 @@ if TYPE_CHECKING:
     from appliance.chain.addresses import Address
     from appliance.chain.transport import LiteserverAddress
 
-T = TypeVar("T")
-
-_ROUNDS = 3
 _MAX_PROOF_ROUNDS = 1024
 _MAX_BEHIND_BLOCKS = 16
 _LONGEST_WAIT_S = 10.0
@@ -99,7 +91,7 @@ class ChainClient:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust = trust
-        self._servers = [Server(address, connect_timeout=connect_timeout) for address in servers]
+        self._servers = ServerPool(servers, connect_timeout=connect_timeout)
         self._query_timeout = query_timeout
         self._max_head_age = max_head_age
         self._clock = clock
@@ -119,7 +111,7 @@ class ChainClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        await asyncio.gather(*(server.connection.close() for server in self._servers))
+        await self._servers.close()
 
     @property
     def key_block(self) -> BlockId:
@@ -128,7 +120,7 @@ class ChainClient:
 
     def servers(self) -> list[ServerStatus]:
         """The state of each liteserver."""
-        return [server.status() for server in self._servers]
+        return self._servers.status()
 
     async def head(self) -> Head:
         """The newest masterchain block that a server has and a proof reaches.
@@ -144,11 +136,10 @@ class ChainClient:
         async def sync(server: Server) -> tuple[Server, Head]:
             return server, await self._advance(server, await self._ask_info(server))
 
-        first, head = await self._first("reading the newest block", sync)
+        first, head = await self._servers.first("reading the newest block", sync)
         if self._is_old(head):
-            for other in self._servers:
-                if other is not first:
-                    await self._look_elsewhere(other)
+            for other in self._servers.besides(first):
+                await self._look_elsewhere(other)
             head = self._head or head
             if not self._is_old(head):
                 first.failed(_BehindError(f"liteserver {first.address} is behind the others"))
@@ -179,7 +170,7 @@ class ChainClient:
                     raise _BehindError(f"liteserver {server.address} did not wait for block {after_seqno + 1}")
                 return await self._advance(server, info)
 
-            await self._first(f"waiting for block {after_seqno + 1}", sync)
+            await self._servers.first(f"waiting for block {after_seqno + 1}", sync)
         return self._head
 
     async def account(self, address: Address) -> AccountState:
@@ -212,7 +203,7 @@ class ChainClient:
                 head=head,
             )
 
-        return await self._first(f"reading account {address.friendly()}", read)
+        return await self._servers.first(f"reading account {address.friendly()}", read)
 
     async def transactions(self, address: Address, *, after_lt: int = 0, limit: int = 256) -> list[Transaction]:
         """Transactions with ``lt > after_lt``, oldest first, linked by hash to the proven account state.
@@ -235,7 +226,7 @@ class ChainClient:
                     raise TransportError(f"liteserver {server.address} sent no transaction at lt {lt}")
                 return proven[:count]
 
-            part = await self._first(f"reading transactions of {address.friendly()}", read)
+            part = await self._servers.first(f"reading transactions of {address.friendly()}", read)
             newest_first += part
             lt, wanted = part[-1].previous_lt, part[-1].previous_hash
         return [transaction for transaction in reversed(newest_first) if transaction.lt > after_lt]
@@ -253,7 +244,7 @@ class ChainClient:
                 raise ProofError(f"the answer is about block {block.seqno}, asked about {head.block.seqno}")
             return verify_config(head.block, header_proof, state_proof, parameter)
 
-        return await self._first(f"reading configuration parameter {parameter}", read)
+        return await self._servers.first(f"reading configuration parameter {parameter}", read)
 
     async def send(self, boc: bytes) -> None:
         """Hand an external message to the network; each call starts with another server.
@@ -272,38 +263,7 @@ class ChainClient:
                     raise
                 raise _refusal(error.text) from error
 
-        await self._first("sending a message", hand_over, start=self._sends - 1)
-
-    async def _first(self, what: str, attempt: Callable[[Server], Awaitable[T]], *, start: int = 0) -> T:
-        """The first proven answer; a few rounds over all servers while the reason is the network's."""
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(_ROUNDS),
-            wait=wait_random_exponential(multiplier=0.1, max=2.0),
-            retry=retry_if_exception_type(ChainUnavailableError),
-            reraise=True,
-        )
-        return await retrying(self._one_round, what, attempt, start)
-
-    async def _one_round(self, what: str, attempt: Callable[[Server], Awaitable[T]], start: int) -> T:
-        errors: dict[str, ChainError] = {}
-        servers = in_order(self._servers)
-        usable = sum(server.usable for server in servers)
-        if usable:
-            turn = start % usable
-            servers = servers[turn:usable] + servers[:turn] + servers[usable:]
-        for server in servers:
-            try:
-                result = await attempt(server)
-            except SendRefusedError:
-                server.succeeded()
-                raise
-            except ChainError as error:
-                server.failed(error)
-                errors[str(server.address)] = error
-            else:
-                server.succeeded()
-                return result
-        raise _verdict(what, errors)
+        await self._servers.first("sending a message", hand_over, start=self._sends - 1)
 
     async def _ask(
         self, server: Server, method: bytes, *, wait_for: int | None = None, wait_s: float = _CATCH_UP_MS / 1000
@@ -382,17 +342,6 @@ class ChainClient:
             raise ProofError(f"the header is of block {answered.seqno}, asked for {block.seqno}")
         header, _ = prove_header(proof, block, f"header of block {block.seqno}")
         return Head(block, header.utime)
-
-
-def _verdict(what: str, errors: dict[str, ChainError]) -> ChainError:
-    """What to raise when no server gave a proven answer: an old client first, lies if there is nothing else."""
-    too_old = [error for error in errors.values() if isinstance(error, ChainTooOldError)]
-    if too_old:
-        return too_old[0]
-    lies = [error for error in errors.values() if isinstance(error, (ProofError, LayoutError))]
-    if lies and len(lies) == len(errors):
-        return lies[-1]
-    return ChainUnavailableError(what, {server: str(error) for server, error in errors.items()})
 
 
 def _refusal(text: str) -> SendRefusedError:

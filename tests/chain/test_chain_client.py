@@ -404,7 +404,7 @@ async def test_a_server_behind_what_is_proven(net: DevNet) -> None:
     ):
         paid(net, *range(1, 30))
         head = await client.head()
-        client._servers.reverse()
+        client._servers._servers.reverse()
         assert (await client.head()) == head
         assert [status.usable for status in client.servers()] == [False, True]
 
@@ -417,13 +417,13 @@ async def test_an_old_chain_is_still_read_by_whoever_has_nothing_else(net: DevNe
 async def test_a_new_signature_form_is_an_old_client(net: DevNet) -> None:
     net.tick()
     async with served(net) as server, reading(net, server) as client:
-        honest = client._servers[0].connection.query
+        honest = client._servers._servers[0].connection.query
 
         async def newer(payload: bytes, *, timeout: float) -> bytes:  # noqa: ASYNC109 - as the original
             answer = await honest(payload, timeout=timeout)
             return answer.replace((0xF644A6E6).to_bytes(4, "little"), (0x12345678).to_bytes(4, "little"))
 
-        client._servers[0].connection.query = newer  # type: ignore[method-assign]  # a network of the future
+        client._servers._servers[0].connection.query = newer  # type: ignore[method-assign]  # a network of the future
         with pytest.raises(ChainTooOldError, match="SignatureSet"):
             await client.head()
 
