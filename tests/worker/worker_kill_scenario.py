@@ -1,8 +1,9 @@
 """A worker's money life, killed at every durable-write boundary: run as a program by ``test_worker_kill.py``.
 
 ``python worker_kill_scenario.py DIRECTORY`` first lives the life once and writes the boundaries it passes to
-``boundaries``; then it forks once for each of them, and the child kills itself with SIGKILL there. Each life writes what was
-acknowledged, one JSON line an acknowledgement, to ``NUMBER.acks``, and its ledger to ``NUMBER/worker.sqlite``.
+``boundaries``; then it forks once for each of them, and the child kills itself with SIGKILL there. Each life writes
+what was acknowledged, one JSON line an acknowledgement, to ``NUMBER.acks``, and its ledger to
+``NUMBER/worker.sqlite``.
 """
 
 from __future__ import annotations
