@@ -379,6 +379,15 @@ def test_a_damaged_file_is_noticed(make_net: Callable[..., DevNet], tmp_path: Pa
         make_net()
 
 
+def test_one_program_at_a_time_has_a_chain(make_net: Callable[..., DevNet], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.lab.chain.store._LOCK_WAIT_S", 0.0)
+    net = make_net()
+    with pytest.raises(DevNetError, match="another program has this chain"):
+        make_net()
+    net.close()
+    assert make_net().view.master.id == net.view.master.id
+
+
 def test_another_file_is_not_taken_for_a_chain(make_net: Callable[..., DevNet], tmp_path: Path) -> None:
     import sqlite3
 

@@ -67,12 +67,12 @@ class DevNet:
         machine: Executes messages; it is given this chain's configuration.
         directory: Where the chain lives; an empty one gets a new chain.
         base_config: Parameters of a new chain (fees, gas, limits); parameters 19, 28 and 34 are replaced.
-        clock: Only for a new or reopened chain's time; by default real time.
+        clock: Real time, with the offset that the chain was left with, when None.
         global_id: Network id of a new chain.
         block_limit: Most transactions of a block.
 
     Raises:
-        DevNetError: The directory holds something else, or a damaged chain.
+        DevNetError: The directory holds something else or a damaged chain, or another program has it.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class DevNet:
                 create_chain(self.store, base_config, clock or Clock(), global_id)
             self.faucet = Faucet(Ed25519PrivateKey.from_private_bytes(self._meta("faucet_seed")))
             self._view = self.archive.view(self.store.height() or 0)
+            self.clock = clock or Clock(offset=int(self._meta("clock_offset")), not_before=self._view.ledger.utime)
+            self._updates = Updates(self._view)
+            machine.configure(self._view.ledger.config.root)
+            if self._view.seqno == 0:
+                self.tick()
         except BaseException:
             self.store.close()
             raise
-        self.clock = clock or Clock(offset=int(self._meta("clock_offset")), not_before=self._view.ledger.utime)
-        self._updates = Updates(self._view)
-        machine.configure(self._view.ledger.config.root)
-        if self._view.seqno == 0:
-            self.tick()
 
     def close(self) -> None:
         """Close the file; the executor stays its owner's."""

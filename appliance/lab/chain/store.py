@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _APPLICATION_ID = 0x4C414243  # LABC
+_LOCK_WAIT_S = 2.0  # a killed predecessor's lock falls at once
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE block (
@@ -90,25 +91,25 @@ class ChainStore:
     """The file. Every method may be called from any thread.
 
     Raises:
-        DevNetError: The file cannot be opened or is something else.
+        DevNetError: The file cannot be opened, is something else, or another program has it.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            kind = int(self._db.execute("PRAGMA application_id").fetchone()[0])
-            is_empty = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if is_empty:
-                self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA application_id={_APPLICATION_ID};COMMIT;")
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_LOCK_WAIT_S)
         except (OSError, sqlite3.Error) as error:
             raise DevNetError(f"the chain's file {path} cannot be opened: {error}") from error
-        if not is_empty and kind != _APPLICATION_ID:
+        try:
+            self._prepare(path)
+        except sqlite3.Error as error:
             self.close()
-            raise DevNetError(f"{path} has application id 0x{kind:x}, expected 0x{_APPLICATION_ID:x}: not a lab chain")
+            hint = "another program has this chain" if "locked" in str(error) else "it is no lab chain, or damaged"
+            raise DevNetError(f"the chain's file {path} cannot be opened: {error}", hint=hint) from error
+        except DevNetError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -209,6 +210,18 @@ class ChainStore:
         query = "SELECT since, catchain_seqno, seed FROM validator WHERE since <= ? ORDER BY since DESC LIMIT 1"
         row = self._one(query, seqno)
         return None if row is None else (int(row[0]), int(row[1]), bytes(row[2]))
+
+    def _prepare(self, path: Path) -> None:
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # two programs on one chain would fork it
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        kind = int(self._db.execute("PRAGMA application_id").fetchone()[0])
+        if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA application_id={_APPLICATION_ID};COMMIT;")
+        elif kind != _APPLICATION_ID:
+            raise DevNetError(f"{path} has application id 0x{kind:x}, expected 0x{_APPLICATION_ID:x}: not a lab chain")
+        self._db.execute("BEGIN EXCLUSIVE")  # takes the lock now, which then stays
+        self._db.execute("COMMIT")
 
     def _write(self, change: Change) -> None:
         seqno = change.blocks[0].id.seqno
