@@ -250,7 +250,7 @@ class ChainClient:
         """Hand an external message to the network; each call starts with another server.
 
         Raises:
-            SendRefusedError: A server ran the message and the account did not accept it.
+            SendRefusedError: Servers say that the account does not accept the message, and no server took it.
             ChainUnavailableError: No server took it.
         """
         self._sends += 1

@@ -131,6 +131,7 @@ class ServerPool:
 
     async def _one_round(self, what: str, attempt: Callable[[Server], Awaitable[T]], start: int) -> T:
         errors: dict[str, ChainError] = {}
+        refusal: SendRefusedError | None = None
         servers = in_order(self._servers)
         usable = sum(server.usable for server in servers)
         if usable:
@@ -139,16 +140,17 @@ class ServerPool:
         for server in servers:
             try:
                 result = await attempt(server)
-            except SendRefusedError:
+            except SendRefusedError as error:
+                # Nobody can prove a refusal: it stands only when no other server takes the message.
                 server.succeeded()
-                raise
+                refusal = error
             except ChainError as error:
                 server.failed(error)
                 errors[str(server.address)] = error
             else:
                 server.succeeded()
                 return result
-        raise _verdict(what, errors)
+        raise refusal or _verdict(what, errors)
 
 
 def _verdict(what: str, errors: dict[str, ChainError]) -> ChainError:

@@ -13,6 +13,7 @@ from chain_support import address_of, fund, key, live, reading, served, ticking,
 
 from appliance.chain.addresses import Address
 from appliance.chain.client import ChainClient, TrustPoint
+from appliance.chain.envelopes import OutgoingMessage
 from appliance.chain.errors import (
     ChainTimeoutError,
     ChainTooOldError,
@@ -21,10 +22,12 @@ from appliance.chain.errors import (
     ProofError,
     SendRefusedError,
 )
+from appliance.chain.owner_wallet import OwnerWallet
 from appliance.chain.transport import LiteserverAddress
 from appliance.lab.chain.answers_accounts import AccountAnswers
 from appliance.lab.chain.answers_blocks import BlockAnswers
 from appliance.lab.chain.answers_links import LinkAnswers
+from appliance.lab.chain.errors import QueryRefusedError
 from appliance.lab.chain.faucet import Grant
 from appliance.lab.chain.lite_api import block_id_value
 
@@ -129,7 +132,7 @@ async def test_waiting_for_blocks(net: DevNet) -> None:
 async def test_a_refused_message_says_why(net: DevNet) -> None:
     from appliance.chain.boc import encode_boc
     from appliance.chain.contracts import load
-    from appliance.chain.envelopes import OutgoingMessage, WalletRequest, external_message
+    from appliance.chain.envelopes import WalletRequest, external_message
     from appliance.chain.stateinit import wallet_state
 
     state = wallet_state(load().wallet, SOMEBODY, key("node").public_key().public_bytes_raw())
@@ -139,6 +142,34 @@ async def test_a_refused_message_says_why(net: DevNet) -> None:
         with pytest.raises(SendRefusedError, match=r"1032 \(wallet seqno\)") as refused:
             await client.send(encode_boc(external_message(state.address(), body, state)))
         assert refused.value.exit_code == 1032
+
+
+def refusing(net: DevNet, schema: Any) -> Any:
+    """A server that says of every message that its contract refuses it."""
+
+    class Refusing(AccountAnswers):
+        def send_message(self, query: Any) -> bytes:
+            raise QueryRefusedError("cannot apply external message to current state : exitcode=33")
+
+    return BlockAnswers(net, schema), Refusing(net, schema), LinkAnswers(net, schema)
+
+
+async def test_one_server_cannot_keep_messages_back(net: DevNet) -> None:
+    async with (
+        served(net, answers=refusing) as liar,
+        served(net) as honest,
+        ticking(net),
+        reading(net, liar, honest) as client,
+    ):
+        owner = OwnerWallet(client, key("owner"))
+        await fund(net, client, owner.address, 10**10)
+        await owner.transfer([OutgoingMessage(SOMEBODY, 10**9, bounce=False)])
+        await owner.transfer([OutgoingMessage(SOMEBODY, 10**9, bounce=False)])
+        assert (await owner.report()).seqno == 2
+        assert liar.counts["sendMessage"] >= 1
+        async with reading(net, liar) as alone:
+            with pytest.raises(SendRefusedError, match="33"):
+                await OwnerWallet(alone, key("owner")).transfer([OutgoingMessage(SOMEBODY, 1)])
 
 
 async def test_a_server_that_dies_is_replaced(net: DevNet) -> None:
