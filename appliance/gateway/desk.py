@@ -1,12 +1,8 @@
-"""Requests: checked, reserved for, given to a worker, relayed, accounted for. Pure: messages in, messages out.
+"""Requests: checked, reserved for, queued, given to a worker. Pure: messages in, messages out.
 
 The order of checks is the protocol's (specification, section 4.4); the choice of a worker is the fleet's; what waits
 is in the fair queue. Whatever ends a request, it ends in :meth:`Exchange.close`, which gives back its reservation.
-
-Who pays for a request that does not end well: nobody, when the worker or the gateway failed. When the client went
-away, cancelled or did not read, what the worker reports afterwards is charged, within what was seen to pass: work
-that was asked for and done is paid. A worker that knows our cancel message reports soon; any other one is heard until
-the request's time is over.
+Answers of workers are taken by :mod:`~appliance.gateway.answers`, ends by :mod:`~appliance.gateway.ends`.
 """
 
 from __future__ import annotations
@@ -16,35 +12,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
-
 from appliance.accounting.tokens import reservation
 from appliance.errors import ErrorCode, RequestError
 from appliance.gateway.admission import check_coefficient
-from appliance.gateway.bodies import agreed_request, response_head
-from appliance.gateway.exchange import HAS_FINAL_INFO, ClientConnection, Exchange, Phase
+from appliance.gateway.answers import Answers
+from appliance.gateway.bodies import agreed_request
+from appliance.gateway.ends import Ends
+from appliance.gateway.exchange import ClientConnection, Exchange, Phase
 from appliance.gateway.fleet import Fleet, WorkerConnection
-from appliance.gateway.observe import NOTHING, judge
+from appliance.gateway.observe import NOTHING
 from appliance.gateway.queue import FairQueue, busy
 from appliance.gateway.tally import Tally
 from appliance.wire.errors import WireError
 from appliance.wire.messages import (
-    ChrysalisCancel,
     ClientQueryAnswerError,
-    ClientQueryAnswerEx,
-    ClientQueryAnswerPartEx,
     ClientRunQuery,
     ClientRunQueryEx,
-    ProxyClientRequestPayment,
-    ProxyQueryAnswer,
-    ProxyQueryAnswerError,
-    ProxyQueryAnswerErrorEx,
-    ProxyQueryAnswerEx,
-    ProxyQueryAnswerPart,
-    ProxyQueryAnswerPartError,
-    ProxyQueryAnswerPartEx,
-    ProxyQueryFinalInfo,
-    ProxyWorkerRequestPayment,
     WorkerEnabledDisabled,
     WorkerNewCoefficient,
 )
@@ -56,11 +39,6 @@ if TYPE_CHECKING:
     from appliance.gateway.payments import Payments
     from appliance.gateway.terms import Terms
     from appliance.wire.base import TLObject
-    from appliance.wire.messages import TokensUsed
-
-log = structlog.get_logger(__name__)
-
-_KNOWN_CODES = frozenset(map(int, ErrorCode))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +98,8 @@ class Desk:
         self._monotonic = monotonic
         self._wall = wall
         self._random_id = random_id
+        self._ends = Ends(self.tally, grace=limits.grace, monotonic=monotonic, freed=self.refill)
+        self._answers = Answers(terms, book, payments, self._ends, self.tally, monotonic=monotonic, wall=wall)
         self._open: set[Exchange] = set()
         # A request that cannot be handed over ends at once, which frees a place: refill() must not call itself.
         self._refilling = False
@@ -223,7 +203,7 @@ class Desk:
         exchange = client.exchanges.get(request_id)
         if exchange is not None and not exchange.muted:
             self.tally.cancelled += 1
-            self._fail(exchange, ErrorCode.CANCELLED, "cancelled by the client", billable=True)
+            self._ends.fail(exchange, ErrorCode.CANCELLED, "cancelled by the client", billable=True)
 
     def client_lost(self, client: ClientConnection) -> None:
         """The client's connection is gone: its requests stop."""
@@ -231,7 +211,7 @@ class Desk:
             exchange.client = None
             if not exchange.muted:
                 self.tally.cancelled += 1
-                self._mute(exchange, billable=True)
+                self._ends.mute(exchange, billable=True)
 
     # To and from workers
 
@@ -248,7 +228,7 @@ class Desk:
             worker.port.send(exchange.order(self._payments.worker(worker.account), worker.admitted.version, now))
         except WireError as error:
             exchange.worker = None
-            self._fail(exchange, ErrorCode.NOT_READY, f"the request cannot be sent to its worker: {error.message}")
+            self._ends.fail(exchange, ErrorCode.NOT_READY, f"the request cannot be sent to its worker: {error.message}")
             return
         # The body is the worker's now; the gateway keeps no content.
         exchange.query = b""
@@ -279,16 +259,7 @@ class Desk:
 
     def worker_message(self, worker: WorkerConnection, message: TLObject) -> None:
         """A one-way message of an admitted worker; raises ``AdmissionError`` for one that ends its connection."""
-        kind = type(message)
-        if kind is ProxyQueryAnswerPartEx:
-            self._worker_part(worker, message)  # type: ignore[arg-type]  # the exact class was just compared: hot path
-            return
         match message:
-            case ProxyQueryAnswerEx():
-                info = message.final_info if message.flags & HAS_FINAL_INFO else None
-                self._head(worker, message.request_id, message.answer, info)
-            case ProxyQueryAnswerErrorEx():
-                self._error(worker, message.request_id, message.error_code, message.error, message.final_info)
             case WorkerEnabledDisabled():
                 worker.disabled = message.disabled != 0
                 self.refill()
@@ -296,19 +267,8 @@ class Desk:
                 check_coefficient(message.new_coefficient)
                 worker.coefficient = message.new_coefficient
                 self.refill()
-            case ProxyQueryAnswer():
-                info = _final_v0(message.tokens_used) if message.is_completed else None
-                self._head(worker, message.request_id, message.answer, info)
-            case ProxyQueryAnswerPart():
-                info = _final_v0(message.tokens_used) if message.is_completed else None
-                self._worker_part(
-                    worker, ProxyQueryAnswerPartEx(message.request_id, message.answer, int(info is not None), info)
-                )
-            case ProxyQueryAnswerError() | ProxyQueryAnswerPartError():
-                final = _final_v0(message.tokens_used)
-                self._error(worker, message.request_id, message.error_code, message.error, final)
             case _:
-                self.tally.stray_messages += 1
+                self._answers.receive(worker, message)
 
     def worker_lost(self, worker: WorkerConnection) -> None:
         """The worker's connection is gone: its requests fail at once."""
@@ -316,136 +276,10 @@ class Desk:
         for exchange in tuple(worker.running.values()):
             exchange.worker = None
             if exchange.muted:
-                self._close(exchange)
+                self._ends.close(exchange)
             else:
-                self._fail(exchange, ErrorCode.FAILURE, "the worker's connection was lost")
+                self._ends.fail(exchange, ErrorCode.FAILURE, "the worker's connection was lost")
         self.refill()
-
-    def _worker_part(self, worker: WorkerConnection, message: ProxyQueryAnswerPartEx) -> None:
-        exchange = worker.running.get(message.request_id)
-        if exchange is None:
-            self.tally.stray_messages += 1
-            return
-        if exchange.phase is not Phase.STREAMING:
-            self._violation(exchange, "a part came before the head of the answer")
-            return
-        data = message.answer
-        if data:
-            exchange.observer.feed(data)
-            self.tally.bytes_relayed += len(data)
-        if message.flags & HAS_FINAL_INFO and message.final_info is not None:
-            self._complete(exchange, data, message.final_info, head=None)
-            return
-        client = exchange.client
-        if data and client is not None and not exchange.muted:
-            part = ClientQueryAnswerPartEx(exchange.request_id, data, 0)
-            if not client.port.post(exchange, part, len(data)):
-                self._overflow(exchange)
-
-    def _head(
-        self, worker: WorkerConnection, request_id: bytes, answer: bytes, info: ProxyQueryFinalInfo | None
-    ) -> None:
-        exchange = worker.running.get(request_id)
-        if exchange is None:
-            self.tally.stray_messages += 1
-            return
-        if exchange.phase is not Phase.SENT:
-            self._violation(exchange, "the answer has a second head")
-            return
-        exchange.head_wall = self._wall()
-        try:
-            head = response_head(answer, exchange.started_wall, exchange.head_wall)
-        except RequestError as error:
-            self._violation(exchange, error.message)
-            return
-        exchange.observer.feed(head.payload)
-        self.tally.bytes_relayed += len(head.payload)
-        if info is not None:
-            self._complete(exchange, b"", info, head=head.answer)
-            return
-        client = exchange.client
-        posted = True
-        if client is not None and not exchange.muted:
-            message = ClientQueryAnswerEx(exchange.request_id, head.answer, 0)
-            posted = client.port.post(exchange, message, len(head.answer))
-        exchange.phase = Phase.STREAMING
-        if not posted:
-            self._overflow(exchange)
-
-    def _error(
-        self, worker: WorkerConnection, request_id: bytes, code: int, text: str, info: ProxyQueryFinalInfo | None
-    ) -> None:
-        exchange = worker.running.get(request_id)
-        if exchange is None:
-            self.tally.stray_messages += 1
-            return
-        self._timed(exchange)
-        self.tally.failures[code if code in _KNOWN_CODES else int(ErrorCode.ERROR)] += 1
-        tokens = NOTHING
-        if exchange.muted and exchange.billable and info is not None:
-            tokens = self._charge(exchange, worker, info.tokens_used)
-        if exchange.client is not None and not exchange.muted:
-            exchange.client.port.send(exchange.worker_error(code, text, info, self._wall()))
-        self._pay(exchange, worker, tokens.total_tokens_used)
-        self._close(exchange)
-
-    def _complete(self, exchange: Exchange, data: bytes, info: ProxyQueryFinalInfo, *, head: bytes | None) -> None:
-        worker = exchange.worker
-        if worker is None:
-            return
-        self._timed(exchange)
-        tokens = NOTHING
-        if not exchange.muted or exchange.billable:
-            tokens = self._charge(exchange, worker, info.tokens_used)
-        if exchange.client is not None and not exchange.muted:
-            self.tally.succeeded += 1
-            final = exchange.final_info(tokens, info, self._wall())
-            message: TLObject
-            if head is not None:
-                message = ClientQueryAnswerEx(exchange.request_id, head, HAS_FINAL_INFO, final)
-            else:
-                message = ClientQueryAnswerPartEx(exchange.request_id, data, HAS_FINAL_INFO, final)
-            exchange.client.port.send(message)
-        self._pay(exchange, worker, tokens.total_tokens_used)
-        self._close(exchange)
-
-    def _charge(self, exchange: Exchange, worker: WorkerConnection, report: TokensUsed) -> TokensUsed:
-        judgement = judge(
-            report,
-            exchange.observer,
-            coefficient=exchange.coefficient,
-            multipliers=self.terms.multipliers,
-            max_tokens=exchange.max_tokens,
-            request_bytes=exchange.size,
-        )
-        if judgement.flaw:
-            worker.absurd_reports += 1
-            self.tally.absurd_reports += 1
-            log.warning("worker report limited", worker=worker.number, reason=judgement.flaw)
-        total = judgement.tokens.total_tokens_used
-        self.tally.tokens += total
-        self.book.charge(exchange.account, worker.account, total)
-        return judgement.tokens
-
-    def _pay(self, exchange: Exchange, worker: WorkerConnection, tokens: int) -> None:
-        """Tell both sides their totals, with the newest signed payment (sections 2.6 and 4.4)."""
-        client = exchange.client
-        if client is not None:
-            account = client.account
-            client.port.send(
-                ProxyClientRequestPayment(
-                    exchange.request_id, self._payments.client(account), account.db, account.tokens, tokens
-                )
-            )
-        earner = worker.account
-        owner = self.terms.identity.text(exchange.account.owner)
-        message = ProxyWorkerRequestPayment(
-            exchange.worker_id, self._payments.worker(earner), earner.db, earner.tokens, tokens, owner
-        )
-        try:
-            worker.port.send(message)
-        except WireError:
-            log.info("payment message not sent", worker=worker.number)
 
     # Ends
 
@@ -456,72 +290,19 @@ class Desk:
             if now < exchange.deadline:
                 continue
             if exchange.muted:
-                self._close(exchange)
+                self._ends.close(exchange)
             elif exchange.phase is Phase.WAITING:
                 estimate = self.fleet.wait_estimate(exchange.model, len(self._queue))
                 error = busy("no worker became free in time", estimate)
-                self._fail(exchange, error.code, error.message)
+                self._ends.fail(exchange, error.code, error.message)
             else:
                 knows = exchange.worker is not None and exchange.worker.can_cancel
-                self._fail(exchange, ErrorCode.TIMEOUT, "timeout in proxy", billable=knows)
+                self._ends.fail(exchange, ErrorCode.TIMEOUT, "timeout in proxy", billable=knows)
         self.refill()
 
     def end_all(self, reason: str) -> None:
         """Fail every open request: the terms change, or the time to drain is over."""
         for exchange in tuple(self._open):
             if not exchange.muted:
-                self._fail(exchange, ErrorCode.NOT_READY, reason)
-            self._close(exchange)
-
-    def _violation(self, exchange: Exchange, what: str) -> None:
-        self.tally.order_violations += 1
-        if exchange.muted:
-            return
-        self._fail(exchange, ErrorCode.PROTOCOL_VIOLATION, f"protocol violation of the worker: {what}")
-
-    def _overflow(self, exchange: Exchange) -> None:
-        self.tally.overflows += 1
-        text = "the client does not read its answer fast enough: the buffer of this request is full"
-        self._fail(exchange, ErrorCode.CANCELLED, text, billable=True)
-
-    def _fail(self, exchange: Exchange, code: ErrorCode, message: str, *, billable: bool = False) -> None:
-        """Tell the client, then stop the worker."""
-        self.tally.failures[int(code)] += 1
-        if exchange.client is not None:
-            exchange.client.port.send(exchange.own_error(int(code), message))
-        self._mute(exchange, billable=billable)
-
-    def _mute(self, exchange: Exchange, *, billable: bool) -> None:
-        """The client hears no more of this request; the worker is told to stop and has a while to report."""
-        exchange.muted = True
-        exchange.billable = billable
-        worker = exchange.worker
-        if worker is None:
-            self._close(exchange)
-            return
-        if not billable:
-            exchange.reservation.release()
-        end = self._monotonic() + self.limits.grace
-        if not worker.can_cancel:
-            exchange.deadline = max(exchange.deadline, end)
-            return
-        exchange.deadline = end
-        try:
-            worker.port.send(ChrysalisCancel(exchange.worker_id))
-        except WireError:
-            self._close(exchange)
-
-    def _close(self, exchange: Exchange) -> None:
-        exchange.close()
-        if exchange.worker is not None:
-            self.refill()
-
-    def _timed(self, exchange: Exchange) -> None:
-        if exchange.worker is not None:
-            now = self._monotonic()
-            exchange.worker.average.add(now - exchange.dispatched, now)
-
-
-def _final_v0(tokens: TokensUsed) -> ProxyQueryFinalInfo:
-    """Protocol 0 has running totals where later versions have a final info."""
-    return ProxyQueryFinalInfo(0, tokens)
+                self._ends.fail(exchange, ErrorCode.NOT_READY, reason)
+            self._ends.close(exchange)
