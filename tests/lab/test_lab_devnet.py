@@ -397,3 +397,25 @@ def test_another_file_is_not_taken_for_a_chain(make_net: Callable[..., DevNet], 
     db.close()
     with pytest.raises(DevNetError, match="not a lab chain"):
         make_net("other")
+
+
+def test_a_block_that_cannot_be_stored_was_never_made(net: DevNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    before = net.view
+    net.grant(Grant(account(1), TON))
+
+    def full(_change: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(net.store, "_write", full)
+        with pytest.raises(DevNetError, match="cannot be stored"):
+            net.tick()
+    assert net.view is before
+    assert net.store.height() == before.seqno
+    net.grant(Grant(account(2), TON))
+    after = net.tick()
+    assert after.seqno == before.seqno + 1
+    check_value_flow(net, before, after)
+    assert balance_of(net, account(2)) == TON

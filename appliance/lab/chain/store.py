@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -117,15 +118,12 @@ class ChainStore:
             self._db.close()
 
     def commit(self, change: Change) -> None:
-        """Add one height, wholly or not at all."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+        """Add one height, wholly or not at all; raises :class:`DevNetError` when the disk does not take it."""
+        try:
+            with self._lock, self._transaction():
                 self._write(change)
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise DevNetError(f"a block cannot be stored: {error}", hint="is the disk full?") from error
 
     def set_meta(self, key: str, value: bytes) -> None:
         """Keep one value beside the chain."""
@@ -213,14 +211,25 @@ class ChainStore:
 
     def _prepare(self, path: Path) -> None:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # two programs on one chain would fork it
+        kind = int(self._db.execute("PRAGMA application_id").fetchone()[0])
+        is_empty = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not is_empty and kind != _APPLICATION_ID:
+            raise DevNetError(f"{path} has application id 0x{kind:x}, expected 0x{_APPLICATION_ID:x}: not a lab chain")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        kind = int(self._db.execute("PRAGMA application_id").fetchone()[0])
-        if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if is_empty:
             self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA application_id={_APPLICATION_ID};COMMIT;")
-        elif kind != _APPLICATION_ID:
-            raise DevNetError(f"{path} has application id 0x{kind:x}, expected 0x{_APPLICATION_ID:x}: not a lab chain")
         self._db.execute("BEGIN EXCLUSIVE")  # takes the lock now, which then stays
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
         self._db.execute("COMMIT")
 
     def _write(self, change: Change) -> None:
