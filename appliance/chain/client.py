@@ -57,7 +57,11 @@ _EXIT_CODE = re.compile(r"exitcode=(-?\d{1,10})")
 
 @dataclass(frozen=True, slots=True)
 class TrustPoint:
-    """Where trust starts: the network's zerostate and a masterchain key block (or the zerostate again)."""
+    """Where trust starts: the network's zerostate and a masterchain key block (or the zerostate again).
+
+    The newer the key block, the fewer answers a first proof takes, and the less the keys of validators that left long
+    ago are worth to a forger.
+    """
 
     zerostate: BlockId
     key_block: BlockId

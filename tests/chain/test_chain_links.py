@@ -285,4 +285,11 @@ def test_the_message_is_the_networks(world: World) -> None:
     key_of(0).public_key().verify(world.signatures(2, (0,)).signatures[0][1], ordinary_message(identity))
 
 
+def test_the_public_surface() -> None:
+    from appliance.chain import proofs
+
+    assert sorted(proofs.__all__) == proofs.__all__
+    assert all(hasattr(proofs, name) for name in proofs.__all__)
+
+
 _SHARED = World()
