@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from appliance.accounting.errors import LedgerError, PaymentRefusedError
+from appliance.accounting.reconcile import with_chain
 from appliance.accounting.records import with_payment, with_totals
 from appliance.wire.messages import ProxySignedPayment
 from appliance.worker.errors import HandshakeError
@@ -24,6 +25,7 @@ from appliance.worker.handshake import verified
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from appliance.accounting.reconcile import Finding
     from appliance.accounting.records import ProxyRecord
     from appliance.accounting.worker_ledger import WorkerLedger
     from appliance.chain.addresses import Address
@@ -75,6 +77,31 @@ class Book:
         """
         self.take(record)
         await self.settled(record.contract)
+
+    async def replace(self, known: ProxyRecord | None, record: ProxyRecord) -> None:
+        """Have a record on disk in place of the one it was made from; returns when it is.
+
+        Raises:
+            PaymentRefusedError: Something newer was heard meanwhile (the same gateway has another link): nothing is
+                overwritten.
+            LedgerError: It could not be written now.
+        """
+        if self._heard.get(record.contract) != known:
+            raise PaymentRefusedError(
+                "the account changed while it was compared", hint="the comparison is made again with the next attempt"
+            )
+        await self.keep(record)
+
+    async def level(self, contract: Address, paid: int) -> tuple[Finding, ...]:
+        """Compare the newest word with what the chain has paid, and have the outcome on disk.
+
+        Raises:
+            LedgerError: It could not be written now.
+        """
+        compared = with_chain(self._heard[contract], paid)
+        if compared.findings:
+            await self.keep(compared.record)
+        return compared.findings
 
     async def settled(self, contract: Address) -> None:
         """Return when all that was heard about a gateway is on disk.

@@ -128,9 +128,10 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Have this record on disk before going on; the outcome is None."""
+    """Have ``record`` on disk in place of ``known`` (what was recalled) before going on; the outcome is None."""
 
     record: ProxyRecord
+    known: ProxyRecord | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def handshake(
                 f"the gateway refused the extended comparison with code {extended.error_code}",
                 hint="both sides' totals differ; the newest signed payment is kept",
             )
-    yield Keep(found.record)
+    yield Keep(found.record, recalled.record)
     session = replace(session, findings=by_chain.findings + found.findings)
     yield Settled(session)
     completed = yield Ask(WorkerProxyHandshakeComplete(is_disabled))

@@ -227,7 +227,7 @@ class GatewayLink:
                     case Recall():
                         outcome = await self._worker.recall(step)
                     case Keep():
-                        await self._book.keep(step.record)
+                        await self._keep(step)
                         outcome = None
                     case Settled():
                         self.session, self.unwelcome = step.session, False
@@ -241,6 +241,12 @@ class GatewayLink:
         self._worker.gateway_ready(self)
         # What changed while the handshake ran was told to nobody.
         self.announce()
+
+    async def _keep(self, step: Keep) -> None:
+        try:
+            await self._book.replace(step.known, step.record)
+        except PaymentRefusedError as error:
+            raise HandshakeError(error.message, hint=error.hint) from error
 
     async def _watch_status(self, link: Link) -> None:
         """Ask for the payment status at times, until the link is lost."""

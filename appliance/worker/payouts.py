@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from appliance.accounting.errors import LedgerError
-from appliance.accounting.reconcile import with_chain
 from appliance.chain.deploy import WorkerContract
 from appliance.chain.errors import ChainError
 from appliance.chain.layouts import ContractStatus, WorkerData
@@ -127,13 +126,11 @@ class Collector:
 
     async def _look(self, record: ProxyRecord, params: Params, linked: Collection[Address]) -> None:
         contract = await contract_view(self._chain, record.worker_contract)
-        level = with_chain(record, contract.tokens)
-        for finding in level.findings:
+        findings = await self._book.level(record.contract, contract.tokens)
+        for finding in findings:
             log.warning("accounts differ", contract=record.worker_contract.raw(), kind=finding.kind,
                         seen=finding.seen, expected=finding.expected, hint=finding.hint)  # fmt: skip
-        if level.findings:
-            await self._book.keep(level.record)
-            record = level.record
+        record = self._book.durable[record.contract]
         view = payout_view(
             record,
             contract,

@@ -176,6 +176,8 @@ class Worker:
 
     async def recall(self, step: Recall) -> Recalled:
         """The record and what the chain has paid; deploys a worker contract that is not there, in the background."""
+        # What was heard on an earlier link goes to disk first: it is part of what is known.
+        await self._book.settled(step.contract)
         record = self._book.durable.get(step.contract)
         try:
             view = await contract_view(self._chain, step.worker_contract)

@@ -95,6 +95,32 @@ async def test_a_full_disk_stops_what_must_be_kept_and_heals(tmp_path: Path) -> 
         await until(lambda: book.fault is None and book.durable[RECORD.contract].counters.committed == 4)
 
 
+async def test_a_comparison_never_overwrites_what_was_heard_meanwhile(tmp_path: Path) -> None:
+    async with running(WorkerLedger(tmp_path / "w.db")) as book:
+        await book.replace(None, RECORD)
+        newer = ACCOUNTS.payment(7)
+        book.hear(RECORD.contract, newer, (9, 9))
+        with pytest.raises(PaymentRefusedError, match="changed while it was compared"):
+            await book.replace(RECORD, replace(RECORD, counters=Counters(0, 1, 1)))
+        await book.settled(RECORD.contract)
+        known = book.durable[RECORD.contract]
+        assert known.payment == newer.data
+        await book.replace(known, replace(known, counters=Counters(7, 9, 11)))
+        assert book.durable[RECORD.contract].counters == Counters(7, 9, 11)
+
+
+async def test_the_chain_is_compared_with_the_newest_word(tmp_path: Path) -> None:
+    ledger = FailingLedger(tmp_path / "w.db")
+    async with running(ledger) as book:
+        await book.keep(RECORD)
+        newer = ACCOUNTS.payment(7)
+        book.hear(RECORD.contract, newer, (9, 9))
+        assert await book.level(RECORD.contract, 6) == ()
+        (finding,) = await book.level(RECORD.contract, 8)
+        assert finding.kind == "disk-behind-chain"
+        assert book.durable[RECORD.contract].counters == Counters(8, 9, 9)
+
+
 async def test_forgotten_is_forgotten(tmp_path: Path) -> None:
     async with running(WorkerLedger(tmp_path / "w.db")) as book:
         await book.keep(RECORD)
