@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from contextlib import ExitStack
 from enum import StrEnum
@@ -17,6 +18,7 @@ from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.cli.progress import shown
 from appliance.lab.demo import PROMPTS, Demonstration, Result, Settings
+from appliance.lab.errors import LabError
 from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def demo(
         told = Told(output, stack.enter_context(shown(output)))
         demonstration = Demonstration(settings, told)
         try:
-            asyncio.run(demonstration.run())
+            asyncio.run(_until_ended(demonstration))
         except ChrysalisError as error:
             failure = str(error)
     result = demonstration.result
@@ -89,6 +91,16 @@ def demo(
         shutil.rmtree(directory, ignore_errors=True)
     output.result(result.to_dict())
     raise typer.Exit(0 if result.ok else 1)
+
+
+async def _until_ended(demonstration: Demonstration) -> None:
+    """Run; SIGTERM ends it as Ctrl-C does, so that nothing is left running."""
+    task = asyncio.ensure_future(demonstration.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        raise LabError("the demonstration was ended by a signal") from None
 
 
 def _summary(output: Output, result: Result) -> None:

@@ -469,9 +469,7 @@ def _ledger(status: dict[str, Any]) -> dict[str, int]:
 
 
 def _refusal(status: dict[str, Any]) -> str:
-    """Why the worker takes no work, if that is because of what the root contract lists."""
-    reasons = [
-        str(status.get("reason", "")),
-        *(str(gateway.get("reason", "")) for gateway in status.get("gateways", ())),
-    ]
-    return next((reason for reason in reasons if "not listed" in reason), "")
+    """Why the worker gets no work, where the root contract's lists are the reason: its own words, then a gateway's."""
+    own = [f"{item['text']} ({item['hint']})" for item in status.get("reasons", ()) if "delisted" in item["name"]]
+    told = [text for text in status.get("troubles", {}).values() if "not listed" in text]
+    return "; a gateway says: ".join([*own[:1], *told[:1]]) if told else ""

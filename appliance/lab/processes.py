@@ -8,6 +8,7 @@ module believes it started.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -23,7 +24,8 @@ from appliance.lab.errors import LabError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-STOP_S = 30.0
+PR_SET_PDEATHSIG = 1
+STOP_S = 45.0
 POLL_S = 0.1
 TAIL_LINES = 12
 
@@ -79,6 +81,7 @@ class Processes:
                 stdout=handle,
                 stderr=handle,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
                 env={**os.environ, **(env or {})},
             )
         child = Child(name, command, log, process)
@@ -166,6 +169,11 @@ async def _limit(child: Child, what: str, seconds: float) -> AsyncIterator[None]
             f"{child.name}: {what} within {seconds:g} s; it said:\n{child.tail()}",
             hint=f"the whole log: {child.log}",
         ) from None
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def _still_alive(child: Child) -> None:
