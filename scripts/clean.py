@@ -20,7 +20,7 @@ def main() -> None:
     found += [path for path in ROOT.rglob("__pycache__") if ".git" not in path.parts]
     if arguments.caches:
         sys.path.insert(0, str(ROOT))
-        from appliance.config.home import home
+        from appliance.config.home import home  # noqa: PLC0415 - found only after the path was set
 
         found.append(home())
     for path in found:

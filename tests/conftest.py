@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Tests assert behaviour, never time: a busy machine must not turn a slow example into a failure.
+settings.register_profile("chrysalis", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("chrysalis")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
