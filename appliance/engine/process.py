@@ -24,6 +24,7 @@ from typing import Self
 from appliance.engine.endpoint import Endpoint
 from appliance.engine.errors import EngineStartError
 from appliance.engine.settings import HOST, EngineSettings
+from appliance.engine.tool import kill_group, spawn
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _TAIL_LINES = 40
@@ -92,20 +93,18 @@ class EngineProcess:
             raise EngineStartError(f"no directory or port for the engine: {error.strerror}") from error
         keys = {"api_key": secrets.token_urlsafe(32), "admin_api_key": secrets.token_urlsafe(32)}
         try:
-            process = await asyncio.create_subprocess_exec(
-                str(python),
-                "-I",
-                str(_LAUNCHER),
-                *settings.arguments(port),
+            process = await spawn(
+                [str(python), "-I", str(_LAUNCHER), *settings.arguments(port)],
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 env=settings.environment(os.environ, scratch),
                 cwd=scratch,
-                start_new_session=True,
             )
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(scratch, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
             raise EngineStartError(
                 f"{python} cannot be run: {error.strerror}", hint="build the engine again"
             ) from error
@@ -148,7 +147,7 @@ class EngineProcess:
                     async with asyncio.timeout(grace_s):
                         await self._process.wait()
         finally:
-            self._kill_group()
+            kill_group(self._process)
             await asyncio.shield(self._finish())
 
     async def _finish(self) -> None:
@@ -157,10 +156,6 @@ class EngineProcess:
             self._process.stdin.close()
         await self._reader
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
-
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 -- a pipe; narrows the type

@@ -8,7 +8,7 @@ import os
 import signal
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +31,35 @@ class ToolResult:
         return "\n".join(self.tail)
 
 
+async def spawn(argv: Sequence[str], **options: Any) -> asyncio.subprocess.Process:
+    """Start ``argv`` as the leader of a session of its own.
+
+    ``asyncio`` ends a process whose start was cancelled, but not what that process has started; this ends the group.
+
+    Args:
+        argv: Program and arguments.
+        options: Passed on to :func:`asyncio.create_subprocess_exec`.
+
+    Raises:
+        OSError: It cannot be run.
+    """
+    starting = asyncio.create_task(asyncio.create_subprocess_exec(*argv, start_new_session=True, **options))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait({starting})
+        if starting.exception() is None:
+            kill_group(starting.result())
+            await starting.result().wait()
+        raise
+
+
+def kill_group(process: asyncio.subprocess.Process) -> None:
+    """Kill whatever is left of the group that :func:`spawn` made; nothing left is fine."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 async def run_tool(
     argv: Sequence[str | Path],
     *,
@@ -49,15 +78,14 @@ async def run_tool(
     Returns:
         Its exit status and last 60 lines. On cancellation its whole group is killed first.
     """
-    process = await asyncio.create_subprocess_exec(
-        *map(str, argv),
+    process = await spawn(
+        [*map(str, argv)],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, **(environment or {})},
         cwd=cwd,
         limit=_LINE_LIMIT,
-        start_new_session=True,
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     assert process.stdout is not None  # noqa: S101 -- asked for as a pipe above; narrows the type
@@ -75,7 +103,6 @@ async def run_tool(
         status = await process.wait()
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
             await process.wait()
     return ToolResult(status, tuple(tail))
