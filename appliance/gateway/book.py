@@ -197,11 +197,10 @@ class Book:
         return self._clients.values()
 
     def worker(self, owner: Address, contract: Address) -> WorkerAccount:
-        """The account of a worker's owner, made when it is new."""
+        """The account of a worker's owner, made when it is new; it goes to disk when there is something in it."""
         account = self._workers.get(owner)
         if account is None:
             account = self._workers[owner] = WorkerAccount(owner, contract)
-            self._dirty_workers.add(account)
         return account
 
     def client(self, owner: Address) -> ClientAccount | None:

@@ -28,7 +28,7 @@ from appliance.gateway.admission import Checks
 from appliance.gateway.book import Sequence
 from appliance.gateway.desk import DeskLimits
 from appliance.gateway.epoch import Epoch, Parts, Session
-from appliance.gateway.errors import GatewayError
+from appliance.gateway.errors import GatewayError, SettlementError
 from appliance.gateway.evidence import EvidencePolicy
 from appliance.gateway.retirement import Retirement
 from appliance.gateway.tally import Tally
@@ -223,7 +223,7 @@ class Gateway:
             self.epoch.close(self._preparing)
             try:
                 await self.epoch.settlement.start()
-            except (ChainError, LedgerError) as error:
+            except (ChainError, LedgerError, SettlementError) as error:
                 self._preparing = f"the gateway's new contract cannot be prepared yet: {error}"
                 log.error("new contract not ready", error=type(error).__name__, reason=str(error))
                 await asyncio.sleep(PREPARE_RETRY_S)

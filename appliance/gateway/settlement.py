@@ -21,10 +21,11 @@ from appliance.accounting.gateway_ledger import NO_MARKER
 from appliance.chain.deploy import proxy_deploy_message
 from appliance.chain.envelopes import OutgoingMessage
 from appliance.chain.errors import ChainError, ChainTimeoutError
-from appliance.chain.layouts import ProxyData
+from appliance.chain.layouts import ContractStatus, ProxyData
 from appliance.chain.messages import Op, ProxyPayout
 from appliance.chain.watch import AccountWatcher
 from appliance.gateway.contract_events import ClientSeen, Event, MarkerSeen, WorkerSeen, event_of, marker_body
+from appliance.gateway.errors import SettlementError
 from appliance.gateway.payments import query_id_of
 
 if TYPE_CHECKING:
@@ -112,7 +113,13 @@ class Settlement:
         self.last_read = 0.0
 
     async def start(self) -> None:
-        """Make sure the contract is there, and take over everything the chain knows; raises ``ChainError``."""
+        """Make sure the contract is there, and take over everything the chain knows.
+
+        Raises:
+            ChainError: The chain cannot be read, or the wallet cannot deploy the contract.
+            SettlementError: The contract was closed.
+            LedgerError: What the chain knows cannot be written down.
+        """
         await self._ensure_contract()
         await self._read_contract()
 
@@ -272,7 +279,13 @@ class Settlement:
         """Deploy the gateway's contract with the least stake, if it is not there."""
         terms = self._terms
         state = await self._chain.account(terms.contract)
-        if state.status == "active":
+        if state.status == "active" and state.data is not None:
+            status = ProxyData.from_cell(state.data).state
+            if status != ContractStatus.OPEN:
+                raise SettlementError(
+                    f"gateway contract {terms.contract.raw()} is in state {status}, expected 0 (open)",
+                    hint="its owner closed it: give this gateway another key_file, which makes another contract",
+                )
             return
         identity, params = terms.identity, terms.state.params
         message = proxy_deploy_message(

@@ -31,6 +31,7 @@ class FakeChain:
         self.terms = terms
         self.deployed = True
         self.balance = 0
+        self.status = 0
         self.found: list[Transaction] = []
         self._lts = itertools.count(10, 10)
         self._seqno = 1
@@ -94,7 +95,7 @@ class FakeChain:
             identity.owner,
             identity.public_key,
             identity.root_contract,
-            0,
+            self.status,
             self.balance,
             10**10,
             0,

@@ -97,3 +97,23 @@ def test_without_usage_the_bytes_are_the_bound() -> None:
     assert limited.tokens.total_tokens_used == 200 + 1024 + 100 + 16  # type: ignore[attr-defined]
     assert limited.flaw  # type: ignore[attr-defined]
     assert judged(NOTHING, stream).tokens == NOTHING  # type: ignore[attr-defined]
+
+
+NUMBERS = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS), st.binary(max_size=300), st.booleans())
+def test_no_report_is_charged_beyond_the_bound(
+    numbers: tuple[int, int, int, int, int], body: bytes, seen: bool
+) -> None:
+    passed = observer(body, usage_body(5, 3) if seen else b"")
+    tokens = judged(TokensUsed(*numbers), passed, max_tokens=50, size=80).tokens  # type: ignore[attr-defined]
+    assert 0 <= tokens.total_tokens_used <= 80 + 1024 + 50 + 16
+    parts = (
+        tokens.prompt_tokens_used,
+        tokens.cached_tokens_used,
+        tokens.completion_tokens_used,
+        tokens.reasoning_tokens_used,
+    )
+    assert min(parts) >= 0
+    assert sum(parts) == tokens.total_tokens_used

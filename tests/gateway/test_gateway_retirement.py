@@ -44,7 +44,6 @@ class ClosingChain(FakeChain):
 
     def __init__(self) -> None:
         super().__init__(terms())
-        self.status = 0
         self.absent: set[Address] = set()
 
     async def account(self, where: Address) -> AccountState:
@@ -53,7 +52,7 @@ class ClosingChain(FakeChain):
             status = "absent" if where in self.absent else "active"
             return AccountState(where, status, 0, None, None, 0, bytes(32), state.head)  # type: ignore[arg-type]
         assert state.data is not None
-        data = replace(ProxyData.from_cell(state.data), state=self.status, unlock_ts=100)
+        data = replace(ProxyData.from_cell(state.data), unlock_ts=100)
         return replace(state, data=data.to_cell())
 
 

@@ -16,6 +16,7 @@ from appliance.chain.signed import parse_payment
 from appliance.gateway.book import Book, Sequence
 from appliance.gateway.contract_events import MarkerSeen, event_of, marker_body
 from appliance.gateway.epoch import Session
+from appliance.gateway.errors import SettlementError
 from appliance.gateway.payments import Payments
 from appliance.gateway.settlement import Settlement
 
@@ -258,6 +259,17 @@ async def test_a_missing_contract_is_deployed_first(tmp_path: Path) -> None:
     money.ledger.close()
 
 
+async def test_a_contract_that_was_closed_is_not_worked_for(tmp_path: Path) -> None:
+    chain = FakeChain(terms())
+    chain.status = 1
+    money = Money(tmp_path / "gateway.sqlite", chain)
+    with pytest.raises(SettlementError, match="state 1"):
+        await money.settlement.start()
+    chain.status = 0
+    await money.settlement.start()
+    money.ledger.close()
+
+
 async def test_a_ledger_that_cannot_be_written_is_told_and_tried_again(
     money: Money, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +291,7 @@ async def test_a_ledger_that_cannot_be_written_is_told_and_tried_again(
 
 
 def test_a_used_sequence_number_is_refused_by_the_file(money: Money) -> None:
-    money.book.worker(address(9), address(10))
+    money.book.observe_worker(address(9), address(10), 5)
     batch = money.book.batch("usage")
     assert batch is not None
     money.ledger.write(batch)
