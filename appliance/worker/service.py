@@ -13,23 +13,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from appliance.accounting.errors import LedgerError
 from appliance.accounting.tokens import MAX_COEFFICIENT
 from appliance.chain.deploy import WorkerContract
 from appliance.chain.errors import ChainError
 from appliance.errors import ConfigError
-from appliance.wire.errors import LinkClosedError
 from appliance.wire.reconnect import Backoff
-from appliance.worker.errors import HandshakeError
+from appliance.worker.gateways import Gateways
 from appliance.worker.handshake import Recall, Recalled, Terms
 from appliance.worker.link import Announcement, GatewayLink
 from appliance.worker.payouts import contract_view
 from appliance.worker.standing import Reason, Situation, reasons, refusal
 from appliance.worker.targets import Targets
-from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from appliance.chain.addresses import Address
     from appliance.chain.layouts import RootState
@@ -46,8 +43,6 @@ TICK_S = (1.0, 2.0)
 """Between two looks at targets and standing (section 1.5)."""
 COLLECT_S = (10.0, 20.0)
 """Between two looks at payouts (section 2.6)."""
-MAX_TROUBLES = 16
-"""Gateways whose last failure is remembered."""
 
 
 class RegistryView(Protocol):
@@ -138,19 +133,14 @@ class Worker:
         self._book = book
         self._requests = requests
         self._collector = collector
-        self._dialer = dialer
         self._engine_ready = engine_ready
         self._payer = payer
         self._evidence = evidence
         self._random = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._tick = tick
-        self._targets = Targets(settings.links, self._random, backoff or Backoff())
-        self._links: dict[str, GatewayLink] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        targets = Targets(settings.links, self._random, backoff or Backoff())
+        self._gateways = Gateways(targets, dialer, self._make_link)
         self._side: set[asyncio.Task[None]] = set()
-        self._suspects: set[str] = set()
-        self._plain: set[str] = set()
-        self._troubles: dict[str, str] = {}
         self._params_version: int | None = None
         self._enabled = True
         self._draining = False
@@ -192,9 +182,10 @@ class Worker:
 
     def gateway_ready(self, link: GatewayLink) -> None:
         """A handshake is complete."""
-        self._targets.ready(link.address, _now())
-        self._troubles.pop(link.address, None)
-        log.info("gateway ready", gateway=link.address, protocol=link.session.protocol if link.session else None)
+        self._gateways.ready(link)
+
+    def _make_link(self, address: str) -> GatewayLink:
+        return GatewayLink(address, self, self._book, self._requests, evidence=self._evidence, random=self._random)
 
     # What the operator may do
 
@@ -247,11 +238,7 @@ class Worker:
                 log.info("standing changed", state="working" if not found else "paused",
                          reason="; ".join(reason.text for reason in found))  # fmt: skip
             self._reasons = found
-        for link in self._links.values():
-            try:
-                link.announce()
-            except LinkClosedError:
-                continue
+        self._gateways.announce()
 
     # The life of the worker
 
@@ -263,12 +250,10 @@ class Worker:
                 group.create_task(self._keep_links(), name="links")
                 group.create_task(self._collect(), name="payouts")
         finally:
-            for link in list(self._links.values()):
-                link.close()
-            tasks = [*self._tasks.values(), *self._side]
-            for task in tasks:
+            await self._gateways.stop()
+            for task in self._side:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._side, return_exceptions=True)
 
     async def drain(self, limit: float) -> bool:
         """Tell gateways that no more is taken, and wait for what runs; at most ``limit`` seconds.
@@ -298,7 +283,7 @@ class Worker:
         if self._registry.age() != float("inf"):
             self._follow_params()
             if not self._draining:
-                self._dial()
+                self._gateways.dial(self._listed())
         self._announce()
 
     def _follow_params(self) -> None:
@@ -306,56 +291,13 @@ class Worker:
         version = self._registry.state.params.params_version
         if self._params_version is not None and version > self._params_version:
             log.info("root parameters changed", version=version)
-            for link in self._links.values():
-                link.close()
+            self._gateways.close()
         self._params_version = max(version, self._params_version or 0)
 
-    def _dial(self) -> None:
-        listed = self._settings.gateways or tuple(
-            proxy.worker_address for proxy in self._registry.state.registered_proxies
-        )
-        moves = self._targets.tick(_now(), listed)
-        for address in moves.drop:
-            log.info("gateway given up", gateway=address)
-            if link := self._links.get(address):
-                link.close()
-        for address in moves.dial:
-            if address not in self._tasks:
-                self._tasks[address] = asyncio.create_task(self._attend(address), name=f"gateway {address}")
-
-    async def _attend(self, address: str) -> None:
-        """One link, from dialling to its end."""
-        link = GatewayLink(address, self, self._book, self._requests, evidence=self._evidence, random=self._random)
-        self._links[address] = link
-        try:
-            await link.run(self._dialer, greet=address not in self._plain, state_totals=address not in self._suspects)
-        except HandshakeError as error:
-            self._trouble(address, str(error))
-            log.warning("gateway refused", gateway=address, reason=error.message, hint=error.hint)
-        except LedgerError as error:
-            self._trouble(address, str(error))
-            log.error("gateway left: the ledger cannot be written", gateway=address, reason=error.message)
-        except ChrysalisError as error:
-            self._trouble(address, str(error))
-            log.info("no link", gateway=address, error=type(error).__name__, reason=error.message)
-        except Exception as error:  # noqa: BLE001 - one gateway must not end the others' links
-            log.error("link failed in an unforeseen way", gateway=address, error=type(error).__name__)
-        finally:
-            # A peer may have ended as a process over totals larger than its own: the next time it is told none. And
-            # one that closed the link over the extensions' query is not asked again, unless that was not it either.
-            _remember(self._suspects, address, yes=link.died_comparing)
-            _remember(self._plain, address, yes=link.unwelcome or (address in self._plain and link.session is not None))
-            self._links.pop(address, None)
-            self._tasks.pop(address, None)
-            delay = self._targets.lost(address, _now())
-            log.debug("next attempt", gateway=address, delay_s=round(delay, 1))
-
-    def _trouble(self, address: str, what: str) -> None:
-        """Remember why there is no link to a gateway: the newest few, for whoever looks."""
-        self._troubles.pop(address, None)
-        self._troubles[address] = what
-        while len(self._troubles) > MAX_TROUBLES:
-            del self._troubles[next(iter(self._troubles))]
+    def _listed(self) -> Sequence[str]:
+        """The gateways that may be dialled."""
+        proxies = self._registry.state.registered_proxies
+        return self._settings.gateways or tuple(proxy.worker_address for proxy in proxies)
 
     async def _collect(self) -> None:
         while True:
@@ -367,7 +309,7 @@ class Worker:
             self._collect_now.clear()
             if self._registry.age() == float("inf"):
                 continue
-            linked = {link.session.contract for link in self._links.values() if link.session is not None}
+            linked = {link.session.contract for link in self._gateways.links if link.session is not None}
             try:
                 await self._collector.round(self._registry.state.params, linked)
             except Exception as error:  # noqa: BLE001 - requests are served whatever becomes of payouts
@@ -397,12 +339,12 @@ class Worker:
     @property
     def links(self) -> tuple[GatewayLink, ...]:
         """The gateways we are, or try to be, connected to."""
-        return tuple(self._links.values())
+        return self._gateways.links
 
     @property
     def troubles(self) -> Mapping[str, str]:
         """Why there is no link, by the gateway's address."""
-        return self._troubles
+        return self._gateways.troubles
 
     @property
     def requests(self) -> RequestRunner:
@@ -423,14 +365,3 @@ class Worker:
     def draining(self) -> bool:
         """The worker is about to end."""
         return self._draining
-
-
-def _remember(addresses: set[str], address: str, *, yes: bool) -> None:
-    if yes:
-        addresses.add(address)
-    else:
-        addresses.discard(address)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
