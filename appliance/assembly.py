@@ -7,7 +7,6 @@ dialer. Nothing here decides anything.
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.chain.addresses import Address
@@ -16,7 +15,7 @@ from appliance.chain.registry import Registry
 from appliance.chain.transport import LiteserverAddress
 from appliance.chain.types import BlockId
 from appliance.errors import ConfigError
-from attestation.collateral import CachedCollateral, CollateralSource, FileCollateral, PccsCollateral
+from attestation.collateral import open_source
 from attestation.policy import for_name
 from attestation.ratls import RatlsDialer, RouterDialer
 from attestation.verifier import Verifier
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from appliance.config import BlockRef, HostConfig, NetworkConfig, TrustConfig
     from appliance.wire.transport import Dialer
+    from attestation.collateral import CollateralSource
     from attestation.ratls import Identity
 
 MAX_PORT = 65535
@@ -65,19 +65,20 @@ def open_registry(network: NetworkConfig, host: HostConfig, chain: ChainClient) 
     )
 
 
-def collateral_source(host: HostConfig) -> CollateralSource | None:
-    """Where collateral comes from: a file, a directory, or a caching service's address; None for stapled only."""
-    if host.collateral is None:
-        return None
-    if host.collateral.startswith(("http://", "https://")):
-        return CachedCollateral(PccsCollateral(host.collateral))
-    return FileCollateral(Path(host.collateral))
+def collateral_source(host: HostConfig) -> CollateralSource:
+    """Where collateral comes from: a file, a directory, or a caching service's address; nothing means stapled only."""
+    return open_source(host.collateral)
 
 
 def open_verifier(trust: TrustConfig, host: HostConfig) -> Verifier:
     """The verifier with the configured policy."""
     roots = tuple(base64.b64decode(root) for root in trust.simulated_roots)
-    policy = for_name(trust.policy, simulated_roots=roots, tcb_grace_days=trust.tcb_grace_days)
+    policy = for_name(
+        trust.policy,
+        simulated_roots=roots,
+        tcb_grace_days=trust.tcb_grace_days,
+        zero_padding=trust.quote_zero_padding,
+    )
     return Verifier(policy, collateral_source(host))
 
 

@@ -17,7 +17,7 @@ from appliance.assembly import host_port
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.errors import ConfigError
-from attestation.collateral import CollateralSource, FileCollateral, PccsCollateral
+from attestation.collateral import open_source
 from attestation.errors import AttestationError, RefusedError
 from attestation.evidence import parse_bundle
 from attestation.policy import for_name
@@ -52,7 +52,7 @@ def verify(
     """Judge evidence; exit 0 only when every check passes (and the image is the expected one)."""
     output = Output(as_json=as_json)
     roots = tuple(_read(path) for path in root or ())
-    verifier = Verifier(for_name(policy.value, simulated_roots=roots), _source(collateral))
+    verifier = Verifier(for_name(policy.value, simulated_roots=roots), open_source(collateral))
     verdict = asyncio.run(_judge(target, verifier, nonce))
     for line in verdict.explain():
         output.say(line)
@@ -103,9 +103,3 @@ def _read(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{path} is over {MAX_FILE_BYTES} bytes", hint="this is no evidence")
     return data
-
-
-def _source(text: str | None) -> CollateralSource | None:
-    if text is None:
-        return None
-    return PccsCollateral(text) if text.startswith(("http://", "https://")) else FileCollateral(Path(text))

@@ -54,6 +54,7 @@ class TrustConfig(Model):
 
     ``fake_tdx`` and ``any`` are for development only: ``development`` must be set, and a release refuses it.
     ``simulated_roots`` are DER certificates in base64; a verdict that rests on one gives no assurance.
+    ``quote_zero_padding`` takes quotes that are followed by zeros, as some machines of other networks send them.
     """
 
     policy: Literal["tdx", "simulated", "fake_tdx", "any"]
@@ -62,6 +63,7 @@ class TrustConfig(Model):
     check_images: bool = True
     check_models: bool = True
     tcb_grace_days: Annotated[int, Field(ge=0, le=90)] = 0
+    quote_zero_padding: bool = False
 
     @model_validator(mode="after")
     def _development_only(self) -> TrustConfig:
