@@ -50,8 +50,7 @@ def exchanges(count: int) -> list[Any]:
 
 
 async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await asyncio.sleep(0.02)
 
 
 async def test_order_is_kept_across_the_mark() -> None:
@@ -88,6 +87,25 @@ async def test_the_bound_is_each_requests_own() -> None:
     assert "mine" in link.sent
     assert 8 not in link.sent, "parts of a request that ended are not sent any more"
     assert greedy.buffered == modest.buffered == 0
+
+
+async def test_a_transport_that_always_counts_itself_writable_does_not_stop_the_loop() -> None:
+    link: Any = SlowLink()
+
+    async def at_once() -> None:
+        return
+
+    link.drain = at_once
+    outbox = Outbox(link, mark=50, request_limit=1000)
+    (one,) = exchanges(1)
+    for number in range(12):
+        outbox.post(one, number, 10)  # type: ignore[arg-type]
+    await settle()
+    link.read()
+    await settle()
+    link.read()
+    await settle()
+    assert link.sent == list(range(12))
 
 
 async def test_a_link_that_goes_away_is_no_error() -> None:
