@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
-from chain_world import World, account_cell, block, header_proof
+from chain_world import World, account_cell, header_proof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.chain.addresses import Address
-from appliance.chain.boc import encode_boc
+from appliance.chain.boc import decode_boc_roots, encode_boc
 from appliance.chain.cells import Writer
 from appliance.chain.errors import ChainTooOldError, ProofError
 from appliance.chain.proofs import ProvenAccount, verify_account, verify_config, verify_shard
 from appliance.chain.proofs.parts import shard_contains
 from appliance.lab.chain.proofs import merkle_proof
+
+if TYPE_CHECKING:
+    from appliance.chain.types import BlockId
 
 _WORLD = World()
 _NOBODY = Address(0, hashlib.sha256(b"nobody").digest())
@@ -111,16 +115,70 @@ def test_a_shard_that_claims_to_be_whole_is_refused() -> None:
     verify_shard(_WORLD.shard_proof(), _WORLD.blocks[4].id, made.id)
 
 
-def test_a_block_of_the_attacker_s_own_is_refused() -> None:
+class Forger:
+    """A chain of the attacker's own in which one account is rich, with parts to mix into honest answers."""
+
+    def __init__(self) -> None:
+        self.victim = next(iter(_WORLD.accounts))
+        self.world = World()
+        self.world.accounts = _WORLD.accounts | {self.victim: account_cell(self.victim, 10**15)}
+        self.world.blocks, self.world.shards = [], []
+        for seqno in range(5):
+            self.world._grow(seqno)
+        self.shard = self.world.shard_of(self.victim)
+        self.account = encode_boc(self.world.accounts[self.victim])
+
+    def read(self, master: BlockId, **parts: object) -> ProvenAccount:
+        honest: dict[str, object] = {
+            "shard_block": self.shard.id,
+            "shard_proof": self.world.shard_proof(),
+            "proof": self.world.account_proof(self.victim),
+            "account": self.account,
+        }
+        return verify_account(self.victim, master, **(honest | parts))  # type: ignore[arg-type]  # as in a call
+
+
+def test_the_attacker_s_chain_is_consistent_in_itself() -> None:
+    """The control of the tests below: under the attacker's own block the same bytes are believed."""
+    forger = Forger()
+    assert forger.read(forger.world.blocks[4].id).balance == 10**15
+
+
+def test_the_attacker_s_header_under_an_honest_block_is_refused() -> None:
+    with pytest.raises(ProofError, match="the proof is for hash"):
+        Forger().read(_WORLD.blocks[4].id)
+
+
+def test_the_attacker_s_masterchain_state_under_an_honest_header_is_refused() -> None:
+    forger = Forger()
+    own = decode_boc_roots(forger.world.shard_proof(), max_roots=2)[1]
+    mixed = encode_boc(header_proof(_WORLD.blocks[4]), own)
+    with pytest.raises(ProofError, match="shard list of block 4: the proof is for hash"):
+        forger.read(_WORLD.blocks[4].id, shard_proof=mixed)
+
+
+def test_the_attacker_s_shard_block_under_an_honest_name_is_refused() -> None:
+    forger = Forger()
+    honest = _WORLD.shard_of(forger.victim).id
+    with pytest.raises(ProofError, match="the proof is for hash"):
+        forger.read(_WORLD.blocks[4].id, shard_block=honest, shard_proof=_WORLD.shard_proof())
+
+
+def test_the_attacker_s_shard_state_under_an_honest_header_is_refused() -> None:
+    forger = Forger()
+    honest = _WORLD.shard_of(forger.victim)
+    own = decode_boc_roots(forger.world.account_proof(forger.victim), max_roots=2)[1]
+    mixed = encode_boc(header_proof(honest), own)
+    with pytest.raises(ProofError, match="the proof is for hash"):
+        forger.read(_WORLD.blocks[4].id, shard_block=honest.id, shard_proof=_WORLD.shard_proof(), proof=mixed)
+
+
+def test_a_bare_cell_is_no_proof() -> None:
     address = next(iter(_WORLD.accounts))
-    rich = account_cell(address, 10**15)
-    world = World()
-    world.accounts = dict(world.accounts) | {address: rich}
-    made = _WORLD.shard_of(address)
-    own = block(0, made.id.shard, made.id.seqno, made.state)
-    proof = encode_boc(header_proof(own), merkle_proof(made.state, {made.state.hash}))
-    with pytest.raises(ProofError):
-        read(_WORLD, address, shard_block=replace(made.id, root_hash=b"\1" * 32), proof=proof)
+    header, state = decode_boc_roots(_WORLD.account_proof(address), max_roots=2)
+    bare = Writer("wrapper").ref(state.refs[0]).end()
+    with pytest.raises(ProofError, match="expected a Merkle proof"):
+        read(_WORLD, address, proof=encode_boc(header, bare))
 
 
 def test_one_root_instead_of_two_is_refused() -> None:
