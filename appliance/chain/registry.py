@@ -197,7 +197,7 @@ class Registry:
         if not proxies:
             raise RegistryError(
                 f"no gateway is registered in the root contract {self.root_address.friendly(bounceable=True)}",
-                hint=f"its owner {self.state.owner.friendly()} can register one: chrysalis registry add gateway ip:port",
+                hint=f"its owner {self.state.owner.friendly()} registers one: chrysalis registry add gateway ip:port",
             )
         return proxies
 
