@@ -218,6 +218,7 @@ class Epoch:
                 earned_on_chain=sum(account.on_chain for account in workers),
                 reserved=sum(account.reserved for account in book.clients),
                 foreign_markers=book.foreign_markers,
+                problem=self.settlement.problem,
             ),
         )
 

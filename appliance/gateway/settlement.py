@@ -77,6 +77,9 @@ class Settlement:
         commit_interval: Seconds between markers.
         payout_min: Nanotons that a payout, charge or withdrawal has to be worth.
         writing: Held while a batch gets its number and is written; shared by all who write this ledger.
+
+    Attributes:
+        problem: Why the last marker or payout could not be sent; empty when it could.
     """
 
     def __init__(  # noqa: PLR0917 - the parts it joins, in the order of the flow
@@ -109,8 +112,7 @@ class Settlement:
         self._watcher = AccountWatcher(chain, terms.contract, after_lt=book.instance.last_lt)
         self._writing = writing or asyncio.Lock()
         self._asked: dict[Address, float] = {}
-        self.last_commit = 0.0
-        self.last_read = 0.0
+        self.problem = ""
 
     async def start(self) -> None:
         """Make sure the contract is there, and take over everything the chain knows.
@@ -148,7 +150,6 @@ class Settlement:
                 self._trouble(f"the ledger cannot be written: {error}")
             raise
         self._book.written(batch)
-        self.last_commit = self._monotonic()
         self._trouble(None)
 
     async def _commit_loop(self) -> None:
@@ -177,7 +178,6 @@ class Settlement:
     async def _read_contract(self) -> None:
         """Take the new transactions into account, oldest first."""
         transactions = await self._watcher.poll()
-        self.last_read = self._monotonic()
         if not transactions:
             return
         events: list[Event] = []
@@ -219,7 +219,9 @@ class Settlement:
             try:
                 await self.mark()
                 await self._pay_out()
+                self.problem = ""
             except (ChainError, LedgerError) as error:
+                self.problem = str(error)
                 log.warning("settlement put off", error=type(error).__name__, reason=str(error))
 
     async def mark(self) -> None:

@@ -55,6 +55,7 @@ class MoneyStatus(BaseModel):
     earned_on_chain: int
     reserved: int
     foreign_markers: int
+    problem: str = ""
 
 
 class GatewayStatus(BaseModel):
