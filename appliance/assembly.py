@@ -14,7 +14,7 @@ from appliance.chain.client import ChainClient, TrustPoint
 from appliance.chain.registry import Registry
 from appliance.chain.transport import LiteserverAddress
 from appliance.chain.types import BlockId
-from appliance.errors import ConfigError
+from appliance.config.ports import host_port
 from attestation.collateral import open_source
 from attestation.policy import for_name
 from attestation.ratls import RatlsDialer, RouterDialer
@@ -28,16 +28,7 @@ if TYPE_CHECKING:
     from attestation.collateral import CollateralSource
     from attestation.ratls import Identity
 
-MAX_PORT = 65535
 POLL_SPREAD = 1 / 3
-
-
-def host_port(text: str) -> tuple[str, int]:
-    """``host:port`` or ``[v6]:port`` as a pair; raises ``ConfigError`` for an impossible port."""
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > MAX_PORT:
-        raise ConfigError(f"{text!r} is not host:port", hint=f"ports go from 0 to {MAX_PORT}")
-    return host.strip("[]"), int(port)
 
 
 def block_id(ref: BlockRef) -> BlockId:

@@ -13,9 +13,9 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from appliance.assembly import host_port
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
+from appliance.config.ports import host_port
 from appliance.errors import ConfigError
 from attestation.collateral import open_source
 from attestation.errors import AttestationError, RefusedError

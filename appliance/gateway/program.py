@@ -18,11 +18,12 @@ import structlog
 
 from appliance.accounting.errors import LedgerError
 from appliance.accounting.gateway_ledger import GatewayLedger
-from appliance.assembly import collateral_source, host_port, open_chain, open_registry, open_verifier
+from appliance.assembly import collateral_source, open_chain, open_registry, open_verifier
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError, StaleError
 from appliance.chain.wallet import NodeWallet
+from appliance.config.ports import host_port
 from appliance.gateway import status
 from appliance.gateway.admission import Checks
 from appliance.gateway.book import Sequence

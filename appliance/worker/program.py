@@ -19,13 +19,14 @@ import tenacity
 from aiohttp import web
 
 from appliance.accounting.worker_ledger import WorkerLedger
-from appliance.assembly import collateral_source, host_port, open_chain, open_dialer, open_registry, open_verifier
+from appliance.assembly import collateral_source, open_chain, open_dialer, open_registry, open_verifier
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError
 from appliance.chain.payouts import PayoutTerms
 from appliance.chain.relay import FileRelay
 from appliance.chain.wallet import NodeWallet
+from appliance.config.ports import host_port
 from appliance.engine.errors import EngineUnavailableError
 from appliance.engine.rules import Rules
 from appliance.errors import ConfigError, StageError
