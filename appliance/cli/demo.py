@@ -48,7 +48,7 @@ class Told:
 
     def line(self, text: str) -> None:
         """A line."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def text(self, piece: str) -> None:
         """A piece of an answer as it comes."""

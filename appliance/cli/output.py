@@ -29,11 +29,11 @@ class Output:
     def say(self, text: str) -> None:
         """One line for a person; silent with ``--json``."""
         if not self.as_json:
-            self.plain.print(escape(text))
+            self.plain.print(escape(text), soft_wrap=True)
 
     def progress(self, text: str) -> None:
         """One line about what is going on."""
-        self.console.print(escape(text), style="dim")
+        self.console.print(escape(text), style="dim", soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """A table for a person; silent with ``--json``."""
@@ -56,6 +56,6 @@ class Output:
         """An error: a JSON object on standard output with ``--json``, and always words on standard error."""
         if self.as_json:
             self.result({"ok": False, "error": message, "hint": hint})
-        self.console.print(f"[bold red]error:[/] {escape(message)}")
+        self.console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
         if hint:
-            self.console.print(f"[bold]hint:[/]  {escape(hint)}")
+            self.console.print(f"[bold]hint:[/]  {escape(hint)}", soft_wrap=True)
