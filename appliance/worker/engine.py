@@ -5,18 +5,21 @@ In: the configuration. Out: an :class:`Engine`, not started; and its description
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from appliance.engine.checks import SelfCheck
 from appliance.engine.errors import EngineUnavailableError
+from appliance.engine.gpus import require_gpus
 from appliance.engine.models import open_directory
 from appliance.engine.proxy import EngineClient
 from appliance.engine.remote import RemoteEngine, read_key
 from appliance.engine.settings import EngineSettings
 from appliance.engine.supervisor import EngineSupervisor
 from appliance.errors import ConfigError
+from attestation.gpu.nvml import inventory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,8 +86,11 @@ class LocalEngine:
 
     async def start(self) -> None:
         """Check the model, make the engine's environment if it is not there, start, and return when it is healthy."""
-        prepared = await open_directory(self._directory, self._model, _show)
         settings = self._settings
+        if settings.device == "cuda":
+            found = await asyncio.to_thread(inventory)
+            require_gpus(found, settings.tensor_parallel * settings.data_parallel)
+        prepared = await open_directory(self._directory, self._model, _show)
         self._supervisor = EngineSupervisor(
             EngineSettings(
                 model_dir=prepared.directory,
