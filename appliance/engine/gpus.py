@@ -1,4 +1,4 @@
-"""Whether this machine's GPUs can carry the engine: enough of them, ready, and not in a mode that voids confidentiality.
+"""Whether this machine's GPUs can carry the engine: enough of them, ready, and in no mode that voids secrecy.
 
 In: what the driver says (:mod:`attestation.gpu.nvml`) and what the measured configuration asks for. Out: nothing, or an
 error that says what is missing. It guards against a mistake of the host's owner, not against a lying host: proof of the
