@@ -11,12 +11,9 @@ import argparse
 import asyncio
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DEFAULT_TOKENS = 16
@@ -48,6 +45,7 @@ class StubEngine:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completions)
+        app.router.add_post("/stub/pace", self._pace)
         return app
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -62,6 +60,11 @@ class StubEngine:
             f"sglang:generation_tokens_total {self.generation_tokens}",
         ]
         return web.Response(text="\n".join(lines) + "\n")
+
+    async def _pace(self, request: web.Request) -> web.Response:
+        """Change the pause before each token while it runs: a benchmark wants several."""
+        self.delay_s = float((await request.json())["delay_s"])
+        return web.Response()
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -81,7 +84,7 @@ class StubEngine:
         kind = "chat.completion" if chat else "text_completion"
         base = {"id": "stub", "object": kind, "created": 0, "model": self.model}
         if not body.get("stream"):
-            text = "".join([word async for word in self._words(asked)])
+            text = await self._words(asked)
             self._count(prompt, asked)
             part = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
             return web.json_response(
@@ -90,37 +93,37 @@ class StubEngine:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         base["object"] = "chat.completion.chunk" if chat else kind
-        sent = 0
-        async for word in self._words(asked):
+        parts: list[dict[str, Any]] = [{"delta": {"content": f"{w} "}} if chat else {"text": f"{w} "} for w in WORDS]
+        events = [_event(base | {"choices": [{"index": 0, "finish_reason": None, **part}]}) for part in parts]
+        for sent in range(asked):
+            # Without a pause the other requests still have their turn: an engine's step makes a token for each.
+            await asyncio.sleep(self.delay_s)
             if self.die_after is not None and sent >= self.die_after:
                 if request.transport is not None:
                     request.transport.abort()
                 return response
-            part = {"delta": {"content": word}} if chat else {"text": word}
-            await _event(response, base | {"choices": [{"index": 0, "finish_reason": None, **part}]})
-            sent += 1
+            await response.write(events[sent % len(events)])
         self._count(prompt, asked)
         last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
-        await _event(response, base | {"choices": [{"index": 0, "finish_reason": "length", **last}]})
+        end = _event(base | {"choices": [{"index": 0, "finish_reason": "length", **last}]})
         if (body.get("stream_options") or {}).get("include_usage"):
-            await _event(response, base | {"choices": [], "usage": usage})
-        await response.write(b"data: [DONE]\n\n")
+            end += _event(base | {"choices": [], "usage": usage})
+        await response.write(end + b"data: [DONE]\n\n")
         await response.write_eof()
         return response
 
-    async def _words(self, count: int) -> AsyncIterator[str]:
-        for index in range(count):
-            if self.delay_s:
-                await asyncio.sleep(self.delay_s)
-            yield WORDS[index % len(WORDS)] + " "
+    async def _words(self, count: int) -> str:
+        for _ in range(count if self.delay_s else 0):
+            await asyncio.sleep(self.delay_s)
+        return "".join(WORDS[index % len(WORDS)] + " " for index in range(count))
 
     def _count(self, prompt: int, completion: int) -> None:
         self.prompt_tokens += prompt
         self.generation_tokens += completion
 
 
-async def _event(response: web.StreamResponse, value: dict[str, Any]) -> None:
-    await response.write(b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n")
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
 async def serve(engine: StubEngine, port: int) -> web.AppRunner:
