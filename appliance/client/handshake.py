@@ -20,11 +20,12 @@ from appliance.client.errors import GatewayRefusedError
 from appliance.wire import messages as tl
 
 if TYPE_CHECKING:
-    from appliance.chain.layouts import RootState
+    from appliance.chain.layouts import Params, RootState
 
 MIN_PROTOCOL = 1
 MAX_PROTOCOL = 2
 _BOTH_FLAGS = 3
+_NONCE_MASK = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ class Terms:
         client_contract: This client's contract with it.
         protocol: Chosen version, 1 or 2.
         short: Whether the gateway knows this client's secret hash (short authorisation).
-        nonce: For the long authorisation.
-        params_version: Of the root parameters from which the addresses follow.
+        nonce: For the long authorisation, unsigned 64 bits as the contract takes it (on the wire it is signed).
+        params: The root parameters from which the addresses and the price follow.
     """
 
     public_key: bytes
@@ -60,7 +61,7 @@ class Terms:
     protocol: int
     short: bool
     nonce: int
-    params_version: int
+    params: Params
 
 
 def hello(me: Self, root: RootState) -> tl.ClientConnectToProxy:
@@ -99,8 +100,8 @@ def check(answer: tl.ClientConnectedToProxy, me: Self, root: RootState) -> Terms
         client_contract=mine,
         protocol=version,
         short=_knows_secret(answer.auth, me.secret),
-        nonce=answer.auth.nonce,
-        params_version=root.params.params_version,
+        nonce=answer.auth.nonce & _NONCE_MASK,
+        params=root.params,
     )
 
 

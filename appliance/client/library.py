@@ -2,11 +2,11 @@
 
 ::
 
-    async with Client(...) as client:
+    async with open_client(config) as client:
         answer = await client.complete("/v1/chat/completions", body)
         head = await answer.head()
         async for part in answer.parts(): ...
-        answer.used, client.cost(answer)
+        answer.used, answer.cost
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from appliance.client.errors import ClientError
-from appliance.client.request import Limits, Prepared, prepare
+from appliance.client.request import Limits, prepare
 from appliance.errors import ErrorCode, RequestError
-from appliance.wire.errors import WireError
+from appliance.wire.errors import LinkClosedError
 from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from appliance.chain.layouts import RootState
     from appliance.client.answers import Answer
     from appliance.client.money import Purse
     from appliance.client.pool import Gateway, GatewayPool
+    from appliance.client.refunds import Refunds
+    from appliance.client.session import GatewaySession
     from appliance.client.verification import Prover
     from attestation.verdict import Verdict
 
@@ -37,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 PICK_TIMEOUT_S = 30.0
 FLUSH_S = 1.0
+WIND_UP_S = 30.0
 
 
 class Client:
@@ -45,10 +48,12 @@ class Client:
     Args:
         pool: Links to gateways.
         prover: Judges the workers behind them.
-        purse: Budget and accounts.
+        purse: Budget and accounts; closed at the end.
+        refunds: Winds up what belongs to older parameters.
         limits: What a request may ask for.
+        root: The newest proven root state.
+        require_fresh: Raises when that state is too old to act on.
         salt_secret: From which the cache salt is derived; 16 bytes or more, known to nobody else.
-        price: The current price of an adjusted token, in nanotons.
         check_workers: Whether the workers' evidence is demanded before a prompt leaves.
     """
 
@@ -57,28 +62,33 @@ class Client:
         pool: GatewayPool,
         prover: Prover,
         purse: Purse,
+        refunds: Refunds,
         limits: Limits,
         *,
+        root: Callable[[], RootState],
+        require_fresh: Callable[[], None],
         salt_secret: bytes,
-        price: Callable[[], int],
         check_workers: bool = True,
     ) -> None:
         self.pool = pool
         self.purse = purse
         self._prover = prover
+        self._refunds = refunds
         self._limits = limits
+        self._root = root
+        self._require_fresh = require_fresh
         self._salt = hmac.digest(salt_secret, b"chrysalis cache salt v1", hashlib.sha256).hex()
-        self._price = price
         self._check_workers = check_workers
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Start keeping links up."""
-        self._tasks = [asyncio.create_task(self.pool.run()), asyncio.create_task(self._flush())]
+        work = (self.pool.run(), self._flush(), self._wind_up())
+        self._tasks = [asyncio.create_task(part) for part in work]
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        """Close the links and write the accounts."""
+        """Close the links, which ends what still runs, and write the accounts."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -93,45 +103,54 @@ class Client:
             method: POST.
 
         Raises:
-            RequestError: The body breaks a rule.
-            BudgetError: It may cost too much.
+            RequestError: The body breaks a rule, or there was no time to send it.
+            StaleError: The root contract's state is too old to act on.
             NoGatewayError: No gateway is verified and ready.
+            ModelNotFoundError: No gateway offers the model.
+            GatewayRefusedError: The gateway's proof has expired, or its image was delisted.
             WorkerRefusedError: A worker of the model is not what it has to be.
+            BudgetError: It may cost too much.
+            LedgerError: The disk does not take what it may cost.
+            WireError: The link was lost before it was sent, or the request does not fit a frame.
         """
         prepared = prepare(method, path, payload, self._limits, salt=self._salt)
-        gateway = await self.pool.pick(timeout=min(PICK_TIMEOUT_S, prepared.timeout_s))
-        await self.verify_workers(gateway, prepared.model)
-        session = gateway.session
-        if session is None:
-            raise WireError("the link to the gateway was lost", hint="send the request again")
-        answer = await session.run(prepared)
-        self._watch(gateway, answer, prepared)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + prepared.timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                self._require_fresh()
+                gateway = await self.pool.pick(prepared.model, timeout=min(PICK_TIMEOUT_S, prepared.timeout_s))
+                session = _session(gateway)
+                self._prover.require_gateway(session.link, gateway.proofs)
+                await self.verify_workers(gateway, prepared.model)
+                answer = await session.run(prepared)
+        except TimeoutError:
+            raise RequestError(
+                f"the request could not be sent within {prepared.timeout_s:g} s", code=ErrorCode.TIMEOUT
+            ) from None
+        late = RequestError(f"no complete answer within {prepared.timeout_s:g} s", code=ErrorCode.TIMEOUT)
+        answer.on_end(loop.call_at(deadline, answer.cancel, late).cancel)
         return answer
 
-    def cancel(self, gateway_answer: Answer) -> None:
-        """Give an answer up: the caller has gone."""
-        error = RequestError("the caller has gone", code=ErrorCode.CANCELLED)
-        for gateway in self.pool.states():
-            if gateway.session is not None:
-                gateway.session.cancel(gateway_answer, error)
-
-    def cost(self, answer: Answer) -> int:
-        """What a finished answer cost, in nanotons."""
-        return answer.used.total_tokens_used * self._price()
-
     async def verify_workers(self, gateway: Gateway, model: str) -> tuple[Verdict, ...]:
-        """The verdicts on all workers that a gateway offers for a model (recent ones are used again)."""
+        """The verdicts on the workers that a gateway shows for a model (recent ones are used again).
+
+        Raises:
+            WorkerRefusedError: One is not what it has to be.
+            WireError: The link was lost.
+        """
         if not self._check_workers:
             return ()
-        if gateway.session is None:
-            raise WireError("the link to the gateway was lost", hint="send the request again")
-        return await self._prover.workers(gateway.session.link, gateway.proofs, model)
+        return await self._prover.workers(_session(gateway).link, gateway.proofs, model)
 
     async def models(self) -> list[dict[str, Any]]:
-        """The models on offer at the least loaded gateway, as ``/v1/models`` lists them."""
+        """The models on offer at the least loaded gateway, as ``/v1/models`` lists them.
+
+        Raises:
+            NoGatewayError: No gateway is verified and ready.
+            WireError: The gateway answered with an error or not at all.
+        """
         gateway = await self.pool.pick(timeout=PICK_TIMEOUT_S)
-        if gateway.session is None:
-            raise ClientError("the link to the gateway was lost", hint="ask again")
         return [
             {
                 "id": kind.name,
@@ -147,20 +166,8 @@ class Client:
                     for worker in kind.workers
                 ],
             }
-            for kind in await gateway.session.worker_types()
+            for kind in await _session(gateway).worker_types()
         ]
-
-    def _watch(self, gateway: Gateway, answer: Answer, prepared: Prepared) -> None:
-        """Fail the answer when its time is over and nobody else ended it."""
-
-        def expire() -> None:
-            session = gateway.session
-            if not answer.finished and session is not None:
-                late = RequestError(f"no complete answer within {prepared.timeout_s:g} s", code=ErrorCode.TIMEOUT)
-                session.cancel(answer, late)
-
-        handle = asyncio.get_running_loop().call_later(prepared.timeout_s, expire)
-        answer.on_end(handle.cancel)
 
     async def _flush(self) -> None:
         while True:
@@ -168,4 +175,19 @@ class Client:
             try:
                 self.purse.flush()
             except ChrysalisError as error:
-                log.error("accounts not written", reason=str(error))
+                # What was authorised is on disk; new requests fail where that is not enough.
+                log.error("accounts not written", error=type(error).__name__, reason=error.message)
+
+    async def _wind_up(self) -> None:
+        while True:
+            await asyncio.sleep(WIND_UP_S)
+            try:
+                await self._refunds.wind_up(self._root().params)
+            except ChrysalisError as error:
+                log.warning("older contracts not wound up", error=type(error).__name__, reason=error.message)
+
+
+def _session(gateway: Gateway) -> GatewaySession:
+    if gateway.session is None:
+        raise LinkClosedError("the link to the gateway was lost", hint="nothing was sent: try again")
+    return gateway.session

@@ -35,15 +35,15 @@ class ClientMetrics:
         with self._running.track_inprogress():
             yield
 
-    def answered(self, answer: Answer, cost: int) -> None:
+    def answered(self, answer: Answer) -> None:
         """A whole answer."""
         self._answers.inc()
-        self._cost.inc(cost)
+        self._cost.inc(answer.cost)
         for kind in KINDS:
-            self._tokens.labels(kind).inc(max(0, _of(answer.used, kind)))
+            self._tokens.labels(kind).inc(_of(answer.used, kind))
 
     def failed(self, error: str) -> None:
-        """A failure; ``error`` is a class name of our own tree."""
+        """A failure; ``error`` is the name of a class of our own tree, or one of the endpoint's own few words."""
         self._failures.labels(error).inc()
 
     def text(self) -> bytes:

@@ -8,15 +8,11 @@ leave the machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from appliance.accounting.tokens import reservation
 from appliance.engine.rules import agree, check_options, choices, endpoint, parse_body, refusal, serialise
 from appliance.wire.codec import encode
 from appliance.wire.messages import HttpHeader, HttpRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SALT_HEADER = "x-chrysalis-cache-salt"
 MAX_MODEL_CHARACTERS = 256
@@ -42,8 +38,6 @@ class Prepared:
         max_tokens: Reserved for all its choices together; the body cannot generate more.
         max_coefficient: Highest accepted price.
         timeout_s: Of the whole request.
-        reserved: Adjusted tokens set aside (section 3.6).
-        stream: Whether the answer is a stream of events.
         debug: Whether timings of the hops are asked for.
     """
 
@@ -52,8 +46,6 @@ class Prepared:
     max_tokens: int
     max_coefficient: int
     timeout_s: float
-    reserved: int
-    stream: bool
     debug: bool
 
 
@@ -67,7 +59,9 @@ def prepare(method: str, path: str, payload: bytes, limits: Limits, *, salt: str
     body = parse_body(payload)
     coefficient = _integer(body.pop("max_coefficient", None), "max_coefficient", limits.max_coefficient)
     timeout = _seconds(body.pop("timeout", None), limits.timeout_s)
-    debug = body.pop("enable_debug", False) is True
+    debug = body.pop("enable_debug", False)
+    if not isinstance(debug, bool):
+        raise refusal("'enable_debug' must be a boolean")
     body.pop("request_guid", None)
     check_options(body, path)
     model = body["model"]
@@ -78,15 +72,12 @@ def prepare(method: str, path: str, payload: bytes, limits: Limits, *, salt: str
     header = HttpHeader(SALT_HEADER, salt)
     kind = HttpHeader("Content-Type", "application/json")
     http = encode(HttpRequest("POST", path, "HTTP/1.1", (kind, header), serialise(body)))
-    accepted = min(coefficient, limits.max_coefficient)
     return Prepared(
         model=model,
         http=http,
         max_tokens=total,
-        max_coefficient=accepted,
-        timeout_s=min(timeout, limits.timeout_s),
-        reserved=reservation(total, len(http), accepted),
-        stream=body.get("stream") is True,
+        max_coefficient=min(coefficient, limits.max_coefficient),
+        timeout_s=timeout,
         debug=debug,
     )
 
@@ -116,13 +107,5 @@ def _seconds(value: object, default: float) -> float:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise refusal("'timeout' must be a number of seconds above 0")
-    return float(value)
-
-
-def text_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of an answer that go on to the caller: content type and the hops' timings, nothing hop-by-hop."""
-    return {
-        name: value
-        for name, value in headers.items()
-        if name.lower() == "content-type" or name.lower().startswith("x-cocoon-")
-    }
+    # Compared before it is converted: JSON has integers that no float can hold.
+    return default if value >= default else float(value)

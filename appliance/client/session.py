@@ -1,7 +1,9 @@
 """One link to one gateway: verified, authorised, then many requests at a time.
 
 :class:`GatewaySession` is the link's handler. It never blocks the link: answers go into bounded buffers
-(:mod:`appliance.client.answers`), and a caller that goes away cancels its request where the gateway knows how.
+(:mod:`appliance.client.answers`), and a caller that goes away cancels its request where the gateway knows how. Whatever
+ends a request, what it held of the client's money is dealt with exactly once, in one of four ways: settled, released,
+left, or reported later (:mod:`appliance.client.money`).
 """
 
 from __future__ import annotations
@@ -11,18 +13,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from appliance.accounting.errors import PaymentRefusedError
 from appliance.client.answers import Answer
-from appliance.client.errors import GatewayRefusedError
+from appliance.client.errors import AnswerRefusedError, GatewayRefusedError
 from appliance.client.handshake import Self, Terms, charge, check, hello
-from appliance.errors import ErrorCode, RequestError
+from appliance.errors import ErrorCode
 from appliance.wire import messages as tl
-from appliance.wire.errors import QueryError, WireError
+from appliance.wire.errors import LinkClosedError, QueryError
 from appliance.wire.extensions import Extension
 from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from appliance.chain.addresses import Address
     from appliance.chain.layouts import RootState
     from appliance.chain.signed import SignedPayment
     from appliance.client.request import Prepared
@@ -38,25 +42,50 @@ GATEWAY_SHARE = 0.95
 MAX_ERROR_CHARACTERS = 500
 DAY_S = 86_400
 _CODES = frozenset(int(code) for code in ErrorCode)
+_MAY_COST = frozenset({ErrorCode.TIMEOUT, ErrorCode.CANCELLED})
+"""Errors after which a gateway may still charge what its worker reports; after any other a request costs nothing."""
 
 
 class Money(Protocol):
-    """What a session reports to the client's accounts. Every call returns after the disk has it."""
+    """What a session reports to the client's accounts; :class:`~appliance.client.money.Purse` is one.
+
+    Whatever raises ``PaymentRefusedError`` means that the gateway is not to be used any more.
+    """
 
     def opened(self, terms: Terms, charge: SignedPayment | None, gateway_total: int) -> None:
         """The link is authorised; the gateway says it counted ``gateway_total`` tokens so far."""
         ...
 
-    def reserve(self, terms: Terms, prepared: Prepared) -> None:
-        """Set aside what the request may cost; raises ``BudgetError``."""
+    def reserve(self, terms: Terms, request_id: bytes, prepared: Prepared) -> None:
+        """Set aside what the request may cost, on disk; raises ``BudgetError``."""
         ...
 
-    def settle(self, terms: Terms, prepared: Prepared, used: tl.TokensUsed) -> None:
-        """Release the reservation and count what was used."""
+    def settle(self, request_id: bytes, used: tl.TokensUsed) -> int:
+        """Count what a whole answer used; its cost in nanotons."""
+        ...
+
+    def release(self, request_id: bytes) -> None:
+        """The request costs nothing."""
+        ...
+
+    def leave(self, request_id: bytes) -> None:
+        """The request ended here, and its cost is not known."""
+        ...
+
+    def reported(self, request_id: bytes, tokens: int) -> None:
+        """What the gateway says a request cost that was left."""
+        ...
+
+    def counted(self, terms: Terms, gateway_total: int) -> None:
+        """The gateway's own total."""
         ...
 
     def charged(self, terms: Terms, charge: SignedPayment) -> None:
-        """A verified signed charge arrived."""
+        """A verified signed charge."""
+        ...
+
+    def bar(self, contract: Address, reason: str) -> None:
+        """Use the gateway no more."""
         ...
 
 
@@ -68,6 +97,10 @@ class GatewaySession:
         root: The root contract's state to derive addresses from.
         money: The client's accounts.
         register: Sends the register message with a nonce through the client's wallet (long authorisation).
+
+    Attributes:
+        terms: The gateway's parameters, once it has authorised this client.
+        lost: Why the link is over.
     """
 
     def __init__(self, me: Self, root: RootState, money: Money, register: Callable[[Terms], Awaitable[None]]) -> None:
@@ -75,7 +108,7 @@ class GatewaySession:
         self._root = root
         self._money = money
         self._register = register
-        self._open: dict[bytes, tuple[Answer, Prepared]] = {}
+        self._open: dict[bytes, Answer] = {}
         self._link: Link | None = None
         self.terms: Terms | None = None
         self.lost: Exception | None = None
@@ -100,10 +133,10 @@ class GatewaySession:
         """The link, once it is up.
 
         Raises:
-            GatewayRefusedError: It is not.
+            LinkClosedError: It is not.
         """
         if self._link is None:
-            raise GatewayRefusedError("the link to the gateway is not up")
+            raise LinkClosedError("the link to the gateway is not up")
         return self._link
 
     def link_ready(self, link: Link) -> None:
@@ -125,6 +158,7 @@ class GatewaySession:
 
         Raises:
             GatewayRefusedError: The gateway refused.
+            PaymentRefusedError: It charges for more than can have been used.
             WireError: The gateway answered with an error or not at all.
         """
         if terms.short:
@@ -135,23 +169,26 @@ class GatewaySession:
             long = tl.ClientAuthorizeWithProxyLong()
             answer = await self.link.query(long, timeout=LONG_AUTHORISATION_TIMEOUT_S)
         if isinstance(answer, tl.ClientAuthorizationWithProxyFailed):
-            raise GatewayRefusedError(f"gateway refused: {answer.error[:MAX_ERROR_CHARACTERS]} [{answer.error_code}]")
-        self._money.opened(terms, charge(answer.signed_payment, terms), answer.max_tokens)
+            raise GatewayRefusedError(f"gateway refused: {plain_text(answer.error)} [{answer.error_code}]")
+        try:
+            self._money.opened(terms, charge(answer.signed_payment, terms), answer.max_tokens)
+        except PaymentRefusedError as error:
+            self._money.bar(terms.contract, error.message)
+            raise
         self.terms = terms
 
     async def run(self, prepared: Prepared) -> Answer:
-        """Send a request. The answer's reservation is released however it ends.
+        """Send a request. What it holds of the client's money is dealt with however it ends.
 
         Raises:
             BudgetError: It may cost more than is left.
             FrameTooLargeError: It does not fit a frame.
-            LinkClosedError: The link is gone.
+            LinkClosedError: The link is gone; nothing was sent.
         """
+        await self.link.drain()
         terms, link = self._ready_terms(), self.link
-        await link.drain()
-        self._money.reserve(terms, prepared)
-        answer = Answer(secrets.token_bytes(32))
-        self._open[answer.request_id] = (answer, prepared)
+        answer = Answer(secrets.token_bytes(32), abandon=self._abandon)
+        self._money.reserve(terms, answer.request_id, prepared)
         try:
             link.send(
                 tl.ClientRunQueryEx(
@@ -166,20 +203,22 @@ class GatewaySession:
                     enable_debug=prepared.debug,
                 )
             )
-        except BaseException as error:
-            self._fail(answer, error if isinstance(error, ChrysalisError) else WireError("the request was not sent"))
+        except BaseException:
+            self._money.release(answer.request_id)
             raise
+        self._open[answer.request_id] = answer
         return answer
 
-    def cancel(self, answer: Answer, error: Exception) -> None:
-        """Give a request up; the worker is stopped too where the gateway knows the extension."""
-        if self._fail(answer, error):
-            self._tell_cancelled(answer)
-
     async def update_payment(self) -> None:
-        """Ask for the newest signed charge (every 10 to 20 seconds, section 4.5)."""
+        """Ask for the newest signed charge (every 10 to 20 seconds, section 4.5).
+
+        Raises:
+            PaymentRefusedError: It is for more than can have been used; the gateway is barred and the link closed.
+            WireError: The gateway answered with an error or not at all.
+        """
         terms = self._ready_terms()
         answer = await self.link.query(tl.ClientUpdatePaymentStatus(), timeout=2 * QUERY_TIMEOUT_S)
+        self._money.counted(terms, answer.max_tokens)
         self._take_charge(terms, answer.signed_payment)
 
     async def worker_types(self) -> tuple[tl.ClientWorkerTypeV2, ...]:
@@ -191,23 +230,24 @@ class GatewaySession:
 
     def message_received(self, link: Link, message: TLObject) -> None:
         """Dispatch one message; an answer to an unknown request is dropped (it was cancelled)."""
+        if type(message) is tl.ClientQueryAnswerPartEx:  # the hot path
+            answer = self._open.get(message.request_id)
+            if answer is not None:
+                answer.part(message.answer)
+                if message.final_info is not None or answer.finished:
+                    self._end(answer, message.final_info)
+            return
         match message:
-            case tl.ClientQueryAnswerPartEx(request_id=key):
-                if (entry := self._open.get(key)) is not None:
-                    self._part(entry[0], message.answer, message.final_info)
             case tl.ClientQueryAnswerEx(request_id=key):
-                if (entry := self._open.get(key)) is not None:
-                    entry[0].begin(message.answer)
-                    self._end(entry[0], message.final_info)
-            case tl.ClientQueryAnswerErrorEx():
-                self._refuse(message.request_id, message.error_code, message.error)
-            case tl.ClientQueryAnswerError() | tl.ClientQueryAnswerPartError():
-                self._refuse(message.request_id, message.error_code, message.error)
+                if (known := self._open.get(key)) is not None:
+                    known.begin(message.answer)
+                    self._end(known, message.final_info)
+            case tl.ClientQueryAnswerErrorEx() | tl.ClientQueryAnswerError() | tl.ClientQueryAnswerPartError():
+                self._refused(message.request_id, message.error_code, message.error)
             case tl.ClientQueryAnswer() | tl.ClientQueryAnswerPart():
                 self._old_shape(message)
             case tl.ProxyClientRequestPayment():
-                if self.terms is not None:
-                    self._take_charge(self.terms, message.signed_payment)
+                self._payment(message)
             case _:
                 log.debug("message ignored", kind=message.TL_NAME)
 
@@ -216,72 +256,89 @@ class GatewaySession:
         raise QueryError("clients answer no queries", code=ErrorCode.PLAIN)
 
     def link_lost(self, link: Link, reason: Exception | None) -> None:
-        """Every open request fails with the reason."""
-        self.lost = reason or WireError("the gateway closed the link")
-        for answer, _ in tuple(self._open.values()):
-            self._fail(answer, self.lost)
+        """Every open request fails with the reason; the gateway may still charge it."""
+        cause = self.lost if self.lost is not None else reason
+        self.lost = cause if isinstance(cause, ChrysalisError) else LinkClosedError("the link to the gateway was lost")
+        for answer in tuple(self._open.values()):
+            self._leave(answer, self.lost)
 
-    def _part(self, answer: Answer, data: bytes, info: tl.ClientQueryFinalInfo | None) -> None:
-        answer.part(data)
-        self._end(answer, info)
+    # How requests end. -------------------------------------------------------------------------------------------
 
     def _end(self, answer: Answer, info: tl.ClientQueryFinalInfo | None) -> None:
-        """After every event: a final info ends the request, and so does a buffer that ran over."""
+        """After every event: a final info ends the request, and so does a failure that the event itself was."""
         if info is not None:
-            self._finish(answer, info.tokens_used, info)
-        elif answer.finished:
-            self._release(answer)
+            self._complete(answer, info.tokens_used, info)
+        elif answer.finished and answer.error is not None:
+            self._leave(answer, answer.error)
             self._tell_cancelled(answer)
 
     def _old_shape(self, message: tl.ClientQueryAnswer | tl.ClientQueryAnswerPart) -> None:
-        entry = self._open.get(message.request_id)
-        if entry is None:
+        answer = self._open.get(message.request_id)
+        if answer is None:
             return
-        answer = entry[0]
         if isinstance(message, tl.ClientQueryAnswer):
             answer.begin(message.answer)
         else:
             answer.part(message.answer)
         if message.is_completed:
-            self._finish(answer, message.request_tokens_used, None)
+            self._complete(answer, message.request_tokens_used, None)
         else:
             self._end(answer, None)
 
-    def _finish(self, answer: Answer, used: tl.TokensUsed, info: tl.ClientQueryFinalInfo | None) -> None:
-        entry = self._open.pop(answer.request_id, None)
-        if entry is None:
-            return
+    def _complete(self, answer: Answer, used: tl.TokensUsed, info: tl.ClientQueryFinalInfo | None) -> None:
+        """The gateway says that the answer is whole and what it used."""
+        del self._open[answer.request_id]
         try:
-            # The cost is on disk before the caller sees the end of the answer.
-            self._money.settle(self._ready_terms(), entry[1], used)
-        except ChrysalisError as error:
+            cost = self._money.settle(answer.request_id, used)
+        except PaymentRefusedError as error:
+            answer.unsettled = True
             answer.fail(error)
+            self._distrust(error)
         else:
-            answer.finish(used, info)
+            answer.finish(used, cost, info)
 
-    def _refuse(self, key: bytes, code: int, text: str) -> None:
-        entry = self._open.get(key)
-        if entry is None:
+    def _refused(self, key: bytes, number: int, text: str) -> None:
+        """The gateway or the worker answered with an error, before or after the head."""
+        answer = self._open.get(key)
+        if answer is None:
             return
-        known = ErrorCode(code) if code in _CODES else ErrorCode.FAILURE
-        message, retry_after = split_retry(text[:MAX_ERROR_CHARACTERS])
-        self._fail(entry[0], RequestError(message, code=known, retry_after=retry_after))
+        code = ErrorCode(number) if number in _CODES else ErrorCode.FAILURE
+        message, retry_after = split_retry(plain_text(text))
+        error = AnswerRefusedError(message, code=code, retry_after=retry_after)
+        if code in _MAY_COST:
+            self._leave(answer, error)
+        else:
+            del self._open[key]
+            self._money.release(key)
+            answer.fail(error)
 
-    def _fail(self, answer: Answer, error: Exception) -> bool:
-        released = self._release(answer)
-        answer.fail(error)
-        return released
+    def _leave(self, answer: Answer, error: Exception) -> None:
+        """The request ends here; what it cost is still to be told."""
+        if self._open.pop(answer.request_id, None) is not None:
+            self._money.leave(answer.request_id)
+            answer.unsettled = True
+            answer.fail(error)
 
-    def _release(self, answer: Answer) -> bool:
-        entry = self._open.pop(answer.request_id, None)
-        if entry is not None and self.terms is not None:
-            self._money.settle(self.terms, entry[1], tl.TokensUsed(0, 0, 0, 0, 0))
-        return entry is not None
+    def _abandon(self, answer: Answer, error: Exception) -> None:
+        """The caller gave the answer up; the worker is stopped too where the gateway knows the extension."""
+        self._leave(answer, error)
+        self._tell_cancelled(answer)
 
     def _tell_cancelled(self, answer: Answer) -> None:
         link = self._link
         if link is not None and not link.closed and Extension.CANCEL in link.extensions:
             link.send(tl.ChrysalisCancel(answer.request_id))
+
+    # Payments. ---------------------------------------------------------------------------------------------------
+
+    def _payment(self, message: tl.ProxyClientRequestPayment) -> None:
+        if self.terms is None:
+            return
+        try:
+            self._money.reported(message.request_id, message.request_tokens)
+            self._take_charge(self.terms, message.signed_payment)
+        except ChrysalisError as error:
+            self._distrust(error)
 
     def _take_charge(self, terms: Terms, payment: tl.ProxySignedPayment | tl.ProxySignedPaymentEmpty) -> None:
         try:
@@ -289,19 +346,33 @@ class GatewaySession:
             if signed is not None:
                 self._money.charged(terms, signed)
         except ChrysalisError as error:
-            log.error("charge refused; the gateway is not used any more", reason=str(error))
-            self.link.close()
+            self._distrust(error)
+            raise
+
+    def _distrust(self, error: ChrysalisError) -> None:
+        """The gateway is wrong about money: this link ends; where it charged too much, there will be no other one."""
+        log.error("gateway is wrong about money", error=type(error).__name__, reason=error.message)
+        if self.terms is not None and isinstance(error, PaymentRefusedError):
+            self._money.bar(self.terms.contract, error.message)
+        if self.lost is None:
+            self.lost = error
+        self.link.close()
 
     def _ready_terms(self) -> Terms:
         if self.terms is None:
-            raise GatewayRefusedError("the gateway has not authorised this client yet")
+            raise LinkClosedError("the gateway has not authorised this client yet")
         return self.terms
+
+
+def plain_text(text: str) -> str:
+    """A stranger's text for people: printable, on one line, bounded."""
+    return "".join(char if char.isprintable() else " " for char in text[:MAX_ERROR_CHARACTERS])
 
 
 def split_retry(text: str) -> tuple[str, float | None]:
     """Take a gateway's ``retry after N s`` out of an error text: the text, and the seconds where they are told."""
     _, mark, tail = text.rpartition("retry after ")
-    number = tail.removesuffix(")").removesuffix(" s") if mark else ""
+    number = tail.partition(" ")[0].rstrip("s)") if mark else ""
     try:
         seconds = float(number)
     except ValueError:
