@@ -132,7 +132,11 @@ class LiteserverConfig(Model):
 
 
 class HostConfig(Model):
-    """What every program's host decides: places and addresses. ``status`` serves health, metrics and the stages."""
+    """What every program's host decides: places and addresses.
+
+    ``status`` (loopback only) serves health, metrics and the stages; ``drain_s`` is what running requests get after
+    SIGTERM.
+    """
 
     state_dir: Path
     liteservers: Annotated[tuple[LiteserverConfig, ...], Field(min_length=1)]
@@ -141,6 +145,7 @@ class HostConfig(Model):
     quote_source: str | None = None
     collateral: str | None = None
     registry_poll_s: Annotated[float, Field(gt=0, le=3600)] = 45.0
+    drain_s: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S)] = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -157,7 +162,10 @@ class WorkerHost(HostConfig):
 
 
 class GatewayHost(HostConfig):
-    """A gateway's host settings. Behind a router the two listeners are plain and expect its attestation frame."""
+    """A gateway's host settings. Behind a router the two listeners are plain and expect its attestation frame.
+
+    ``reference_workers`` takes workers that know nothing of fresh evidence: their certificate alone speaks for them.
+    """
 
     listen_workers: HostPort
     listen_clients: HostPort
@@ -165,6 +173,7 @@ class GatewayHost(HostConfig):
     wallet_key_file: Path
     pow_difficulty: Annotated[int, Field(ge=0, le=40)] = 20
     behind_router: bool = False
+    reference_workers: bool = False
     max_stake_nanotons: Annotated[int, Field(ge=0)] = 100_000_000_000
     queue_limit: Annotated[int, Field(ge=0)] = 256
     client_share: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -23,7 +23,7 @@ from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError, StaleError
 from appliance.chain.wallet import NodeWallet
-from appliance.config.ports import host_port
+from appliance.config.ports import host_port, loopback_port
 from appliance.gateway import status
 from appliance.gateway.admission import Checks
 from appliance.gateway.book import Sequence
@@ -58,8 +58,6 @@ _REFERENCE_POLICIES = frozenset({"any", "fake_tdx"})
 """Policies under which workers are taken that know nothing of fresh evidence: those that prove nothing anyway."""
 TICK_S = 0.1
 PREPARE_RETRY_S = 10.0
-DRAIN_S = 30.0
-"""Most seconds that running requests get after SIGTERM."""
 
 
 async def run(config: GatewayConfig) -> None:
@@ -75,7 +73,7 @@ async def run(config: GatewayConfig) -> None:
         stopping = loop.create_task(stopped.wait())
         await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
-        await gateway.drain(finish=not work.done())
+        await gateway.drain(0.0 if work.done() else config.host.drain_s)
         for task in (work, stopping):
             if not task.done():
                 task.cancel()
@@ -123,7 +121,7 @@ class Gateway:
             self._servers.append(server)
             log.info("listening", kind="workers" if workers else "clients", port=server.sockets[0].getsockname()[1])
         if host.status is not None:
-            runner = await status.serve(self.status, *host_port(host.status))
+            runner = await status.serve(self.status, *loopback_port(host.status, "host.status"))
             stack.push_async_callback(runner.cleanup)
             log.info("listening", kind="status", port=runner.addresses[0][1])
 
@@ -133,16 +131,16 @@ class Gateway:
             tasks.create_task(self._tick())
             tasks.create_task(self._epochs())
 
-    async def drain(self, *, finish: bool) -> None:
-        """Stop admitting, let running requests finish (if asked to), write the last batch, close the links."""
+    async def drain(self, limit_s: float) -> None:
+        """Stop admitting, let running requests finish within the limit, write the last batch, close the links."""
         self._draining = True
         epoch = self.epoch
         epoch.close("the gateway is stopping")
         for server in self._servers:
             server.close()
-        if finish:
+        if limit_s > 0:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_S):
+                async with asyncio.timeout(limit_s):
                     await self._idle.wait()
         epoch.disconnect("the gateway is stopping")
         await epoch.settlement.commit()
@@ -270,7 +268,7 @@ async def _assemble(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> 
         evidence=EvidencePolicy(
             open_verifier(trust, host),
             checks,
-            reference_workers=trust.policy in _REFERENCE_POLICIES,
+            reference_workers=host.reference_workers or trust.policy in _REFERENCE_POLICIES,
             zerostate=bytes.fromhex(network.zerostate.root_hash),
         ),
         limits=DeskLimits(

@@ -44,6 +44,7 @@ PROMPTS = (
 )
 PRICES = Economy(price_per_token=1_200_000, worker_fee_per_token=1_000_000)
 COEFFICIENT = 1000
+_KINDS = ("prompt", "cached", "completion", "reasoning")
 MAX_TOKENS = 48
 POW_DIFFICULTY = 16
 COMMIT_S = 3.0
@@ -344,6 +345,7 @@ class Demonstration:
     def _answered(self, asked: Asked) -> None:
         self._result.prompts.append(asked)
         used, rate = asked.tokens["completion"], asked.tokens["completion"] / max(asked.seconds, 1e-9)
+        self._tell.text("\n")
         self._tell.line(f"  [{used} tokens in {asked.seconds:.1f} s, {rate:.1f}/s, via {asked.via}]")
 
     async def _await_payment(self, world: World, contract: Address) -> None:
@@ -394,6 +396,8 @@ class Demonstration:
         chain = await self._get("chain", "/status")
         result.chain = {"height": head.block.seqno, "transactions": chain["transactions"]}
         self._tell.line(f"owner before {tons(result.owner_before)}, after {tons(result.owner_after)}")
+        for line in self._arithmetic():
+            self._tell.line(f"  {line}")
         self._tell.line(f"  {owed} adjusted tokens × {fee} nanotons = {tons(owed * fee)}")
         for line in statement.lines():
             self._tell.line(f"  {line}")
@@ -408,6 +412,22 @@ class Demonstration:
         )
         asked = self._result.prompts
         return sum(adjusted(Usage(**item.tokens), COEFFICIENT, prices).total_tokens_used for item in asked)
+
+    def _arithmetic(self) -> list[str]:
+        """How raw tokens become adjusted ones, kind by kind (rounded down request by request, protocol section 3.5)."""
+        used = {kind: sum(asked.tokens[kind] for asked in self._result.prompts) for kind in _KINDS}
+        raw = {
+            "prompt": used["prompt"] - used["cached"],
+            "cached": used["cached"],
+            "completion": used["completion"] - used["reasoning"],
+            "reasoning": used["reasoning"],
+        }
+        counted = self._result.tokens["ledger"]
+        return [
+            f"{raw[kind]} {kind} tokens × {COEFFICIENT / 1000:g} × {getattr(PRICES, kind + '_multiplier') / 10000:g}"
+            f" = {counted[kind]}"
+            for kind in _KINDS
+        ]
 
     # Small things -----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import secrets
 import signal
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from appliance.chain.errors import ChainError
 from appliance.chain.payouts import PayoutTerms
 from appliance.chain.relay import FileRelay
 from appliance.chain.wallet import NodeWallet
-from appliance.config.ports import host_port
+from appliance.config.ports import loopback_port
 from appliance.engine.errors import EngineUnavailableError
 from appliance.engine.rules import Rules
 from appliance.errors import ConfigError, StageError
@@ -62,8 +61,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-DRAIN_S = 30.0
-"""Most seconds that running requests get after SIGTERM."""
 STAGES = ("chain", "identity", "ledger", "links", "engine")
 
 
@@ -89,7 +86,7 @@ async def run(config: WorkerConfig) -> None:
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         if not working.done():
-            await worker.drain(DRAIN_S)
+            await worker.drain(config.host.drain_s)
             working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         if not working.cancelled() and (error := working.exception()) is not None:
@@ -117,12 +114,7 @@ class Program:
         listen = self._config.host.status
         if listen is None:
             return
-        address, port = host_port(listen)
-        if not _is_loopback(address):
-            raise ConfigError(
-                f"host.status is {listen}, expected a loopback address",
-                hint="the page names accounts and takes orders: let a proxy of your own publish what should be seen",
-            )
+        address, port = loopback_port(listen, "host.status")
         page = StatusPage(
             lambda: self._worker, self._stages, lambda: self._image, self._control_key(), self._engine_counters
         )
@@ -303,12 +295,3 @@ async def _until_read(registry: Registry, note: Callable[[str], None]) -> None:
     ):
         with attempt:
             await registry.start()
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
