@@ -34,6 +34,7 @@ fmt *args:
 # make the lock files anew from their inputs; review the difference
 lock *args:
     @python scripts/lock.py "$@"
+    @python scripts/lock_engine.py
 
 # ratios within one run; figures for docs/performance.md
 bench *args:

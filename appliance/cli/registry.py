@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.chain import admin
+from appliance.chain import admin, contracts
 from appliance.chain.addresses import Address
+from appliance.chain.deploy import root_deploy_message
+from appliance.chain.layouts import Params, RootState
 from appliance.chain.owner_wallet import OwnerWallet
 from appliance.chain.registry import Registry
 from appliance.cli.network import NetworkOption, open_network
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
+from appliance.cli.wallet import amount
 from appliance.errors import ConfigError
 from appliance.keys import read_key
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The root contract: images, models and gateways of a network.", no_args_is_help=True)
 HASH_BYTES = 32
+DEPLOY_S = 120.0
 
 
 class Kind(StrEnum):
@@ -51,6 +57,46 @@ RootOption = Annotated[str | None, typer.Option("--root", help="Root contract, i
 def show(network: NetworkOption, root: RootOption = None, as_json: JsonOption = False) -> None:
     """Show the root contract's proven state."""
     asyncio.run(_show(network, root, Output(as_json=as_json)))
+
+
+@app.command()
+def create(
+    key: Annotated[Path, typer.Option("--key", "-k", help="The owner's key file; its wallet pays and owns.")],
+    network: NetworkOption,
+    price: Annotated[int, typer.Option(help="Nanotons an adjusted token costs a client.", min=0)],
+    worker_fee: Annotated[int, typer.Option(help="Nanotons of it that a worker's owner gets.", min=0)],
+    prompt: Annotated[int, typer.Option(help="Multiplier of prompt tokens, ten-thousandths.", min=0)] = 10_000,
+    cached: Annotated[int, typer.Option(help="Multiplier of cached tokens, ten-thousandths.", min=0)] = 10_000,
+    completion: Annotated[int, typer.Option(help="Multiplier of completion tokens, ten-thousandths.", min=0)] = 10_000,
+    reasoning: Annotated[int, typer.Option(help="Multiplier of reasoning tokens, ten-thousandths.", min=0)] = 10_000,
+    client_stake: Annotated[str, typer.Option(help="Smallest stake of a client, TON.")] = "1",
+    delay: Annotated[int, typer.Option(help="Seconds between asking for a close and having it.", min=1)] = 86_400,
+    as_json: JsonOption = False,
+) -> None:
+    """Deploy a new root contract that lists nothing yet: the beginning of a network of your own."""
+    if worker_fee > price:
+        raise ConfigError(
+            f"the worker's fee {worker_fee} is above the price {price}", hint="the gateway keeps the difference"
+        )
+    codes = contracts.load()
+    params = Params(
+        params_version=1,
+        unique_id=secrets.randbits(32),
+        is_test=True,
+        price_per_token=price,
+        worker_fee_per_token=worker_fee,
+        proxy_delay_before_close=delay,
+        client_delay_before_close=max(1, delay // 2),
+        prompt_tokens_price_multiplier=prompt,
+        cached_tokens_price_multiplier=cached,
+        completion_tokens_price_multiplier=completion,
+        reasoning_tokens_price_multiplier=reasoning,
+        min_client_stake=amount(client_stake),
+        proxy_code=codes.proxy,
+        worker_code=codes.worker,
+        client_code=codes.client,
+    )
+    asyncio.run(_create(params, key, network, Output(as_json=as_json)))
 
 
 @app.command()
@@ -106,6 +152,25 @@ async def _show(path: Path, root: str | None, output: Output) -> None:
             "worker_fee_per_token": params.worker_fee_per_token,
         }
     )
+
+
+async def _create(params: Params, key: Path, path: Path, output: Output) -> None:
+    async with open_network(path) as (chain, network):
+        wallet = OwnerWallet(chain, read_key(key))
+        # Programs refuse a root whose is_test differs from their own configuration: the file decides.
+        params = replace(params, is_test=network.is_test)
+        nothing: frozenset[bytes] = frozenset()
+        state = RootState(wallet.address, 1, nothing, (), 0, nothing, nothing, params)
+        message = root_deploy_message(contracts.load().root, state)
+        await wallet.transfer([message])
+        root = message.destination
+        head = await chain.head()
+        while (await chain.account(root)).status != "active":
+            head = await chain.wait_head(head.block.seqno, timeout=DEPLOY_S)
+    output.say(
+        f'root contract {root.friendly(bounceable=True)}; write it as measured.network.root_contract = "{root.raw()}"'
+    )
+    output.result({"ok": True, "root": root.raw(), "owner": wallet.address.raw()})
 
 
 async def _order(
