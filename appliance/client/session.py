@@ -110,6 +110,7 @@ class GatewaySession:
         self._register = register
         self._open: dict[bytes, Answer] = {}
         self._link: Link | None = None
+        self._verified: tuple[bytes, SignedPayment] | None = None
         self.terms: Terms | None = None
         self.lost: Exception | None = None
 
@@ -342,9 +343,15 @@ class GatewaySession:
 
     def _take_charge(self, terms: Terms, payment: tl.ProxySignedPayment | tl.ProxySignedPaymentEmpty) -> None:
         try:
-            signed = charge(payment, terms)
-            if signed is not None:
-                self._money.charged(terms, signed)
+            if isinstance(payment, tl.ProxySignedPaymentEmpty):
+                return
+            # A gateway repeats its newest charge with every answer: the same bytes are verified once.
+            if self._verified is None or self._verified[0] != payment.data:
+                signed = charge(payment, terms)
+                if signed is None:
+                    return
+                self._verified = (payment.data, signed)
+            self._money.charged(terms, self._verified[1])
         except ChrysalisError as error:
             self._distrust(error)
             raise
