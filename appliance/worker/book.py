@@ -9,6 +9,7 @@ whatever is heard meanwhile goes to disk in one commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+GATHER_S = 0.25
+"""Between two commits while nobody waits for one: what a gateway says with every request goes to disk together."""
 RETRY_S = 5.0
 """Pause after a failed write: a full disk is not helped by hurry."""
 
@@ -53,6 +56,7 @@ class Book:
         self._dirty: set[Address] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._changed = asyncio.Event()
+        self._awaited = asyncio.Event()
         self._written = asyncio.Condition()
         self._closing = False
         self.fault: str | None = None
@@ -113,6 +117,7 @@ class Book:
             while contract in self._dirty:
                 if self.fault is not None:
                     raise LedgerError(self.fault, hint="the worker takes no work until its ledger can be written")
+                self._awaited.set()
                 await self._written.wait()
 
     def hear(
@@ -160,7 +165,11 @@ class Book:
         """Write what is heard, until cancelled or closed."""
         while not self._closing:
             await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await self._awaited.wait()
             self._changed.clear()
+            self._awaited.clear()
             await self._write()
             if self.fault is not None:
                 await asyncio.sleep(self._retry)
