@@ -89,12 +89,16 @@ class Gateway:
         parts: What every epoch is made with.
         identity: Who this gateway is on chain.
         registry: The root contract's view, started.
+        retry: Seconds between attempts at what chain or disk refused.
     """
 
-    def __init__(self, parts: Parts, identity: Identity, registry: Registry) -> None:
+    def __init__(
+        self, parts: Parts, identity: Identity, registry: Registry, *, retry: float = PREPARE_RETRY_S
+    ) -> None:
         self._parts = parts
         self._identity = identity
         self._registry = registry
+        self._retry = retry
         self._tally = Tally()
         self._changed = asyncio.Event()
         self._servers: list[Server] = []
@@ -108,6 +112,8 @@ class Gateway:
         """Take over everything that the chain knows."""
         await self.epoch.settlement.start()
         self._registry.subscribe(self._root_changed)
+        # What changed while the contract was read was told to nobody.
+        self._root_changed(self._registry.state)
         self._retire_others()
 
     async def serve(self, doors: _Doors, host: GatewayHost, stack: contextlib.AsyncExitStack) -> None:
@@ -195,7 +201,6 @@ class Gateway:
     async def _epochs(self) -> None:
         """Run the settlement of the present epoch; start the next one when the parameters change."""
         while True:
-            self._changed.clear()
             running = asyncio.get_running_loop().create_task(self.epoch.settlement.run())
             changed = asyncio.get_running_loop().create_task(self._changed.wait())
             try:
@@ -208,27 +213,47 @@ class Gateway:
                 raise error
             old = self.epoch
             log.warning("parameters changed", version=self._registry.state.params.params_version)
-            old.close("the network's parameters changed")
+            self._preparing = "the network's parameters changed"
+            old.close(self._preparing)
             old.disconnect("the network's parameters changed: connect again")
-            await old.settlement.commit()
+            await self._write_last(old)
+            # From here on a change is one of the parameters that are read now.
+            self._changed.clear()
             self.epoch = Epoch(self._parts, Terms.of(self._identity, self._registry.state), self._tally)
             await self._prepare()
             self._retire_others()
 
-    async def _prepare(self) -> None:
-        """Deploy and read the new epoch's contract; until that is done, nobody is served and everybody is told why."""
+    async def _write_last(self, old: Epoch) -> None:
+        """Have the old epoch's accounts on disk: its contract is retired by what is there."""
         while True:
-            self._preparing = self._preparing or "the gateway's new contract is being prepared"
+            try:
+                await old.settlement.commit()
+            except LedgerError as error:
+                self._preparing = f"the accounts cannot be written: {error}"
+                log.error("ledger not written", error=type(error).__name__, reason=str(error))
+                await asyncio.sleep(self._retry)
+            else:
+                return
+
+    async def _prepare(self) -> None:
+        """Deploy and read the new epoch's contract; until that is done, nobody is served and everybody is told why.
+
+        Returns without it when the parameters change again: then there is another contract to prepare.
+        """
+        self._preparing = "the gateway's new contract is being prepared"
+        while not self._changed.is_set():
             self.epoch.close(self._preparing)
             try:
                 await self.epoch.settlement.start()
             except (ChainError, LedgerError, SettlementError) as error:
                 self._preparing = f"the gateway's new contract cannot be prepared yet: {error}"
                 log.error("new contract not ready", error=type(error).__name__, reason=str(error))
-                await asyncio.sleep(PREPARE_RETRY_S)
-                continue
-            self._preparing = ""
-            return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._retry):
+                        await self._changed.wait()
+            else:
+                self._preparing = ""
+                return
 
 
 @dataclass(frozen=True, slots=True)
