@@ -67,6 +67,58 @@ def run_client(config: ConfigOption = DEFAULT["client"]) -> None:
     _serve(run, load(config, ClientConfig))
 
 
+@client.command("status")
+def client_status(config: ConfigOption = DEFAULT["client"], as_json: JsonOption = False) -> None:
+    """Ask the running client about its gateways, its money and its accounts."""
+    from appliance.client.inspect import ask  # noqa: PLC0415 - as above
+
+    output = Output(as_json=as_json)
+    found = uvloop.run(ask(load(config, ClientConfig).host, "/status"))
+    output.say("ready" if found["ready"] else "not ready: no gateway takes requests")
+    output.table(
+        "Gateways",
+        ("address", "stage", "reason"),
+        [(known["address"], known["stage"], known["reason"]) for known in found["gateways"]],
+    )
+    output.table(
+        "Accounts",
+        ("gateway contract", "spent tokens", "signed", "deposited nanotons", "closed"),
+        [
+            (
+                known["gateway"],
+                known["spent_tokens"],
+                known["signed_tokens"],
+                known["topped_up_nanotons"],
+                known["closed"],
+            )
+            for known in found["accounts"]
+        ],
+    )
+    output.result({"ok": True, **found})
+
+
+@client.command("refund")
+def client_refund(
+    config: ConfigOption = DEFAULT["client"],
+    gateway_contract: Annotated[
+        str | None, typer.Option("--gateway", help="The gateway's contract; every account of the ledger without it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take stakes back to the wallet. Stop the client first; run this again after the time that it tells."""
+    from appliance.client.program import refund  # noqa: PLC0415 - as above
+
+    output = Output(as_json=as_json)
+    chosen = None if gateway_contract is None else Address.parse(gateway_contract)
+    reports = uvloop.run(refund(load(config, ClientConfig), chosen))
+    output.table(
+        "Refunds",
+        ("gateway contract", "was to", "asked now", "holds nanotons", "next not before (Unix time)"),
+        [(report.gateway, report.stage, report.sent, report.balance, report.unlock_at or "-") for report in reports],
+    )
+    output.result({"ok": True, "refunds": [report.to_dict() for report in reports]})
+
+
 @worker.command("keygen")
 def worker_keygen(file: KeyFile, owner: OwnerOption = None, as_json: JsonOption = False) -> None:
     """Make the node wallet's key (it can lose gas money only: the owner can always withdraw and replace it)."""

@@ -52,6 +52,17 @@ class RefundReport:
     unlock_at: int
     sent: bool
 
+    def to_dict(self) -> dict[str, str | int | bool]:
+        """Plain values for JSON."""
+        return {
+            "gateway": self.gateway.raw(),
+            "contract": self.contract.raw(),
+            "stage": str(self.stage),
+            "balance_nanotons": self.balance,
+            "unlock_at": self.unlock_at,
+            "sent": self.sent,
+        }
+
 
 class Refunds:
     """Asks for stakes.

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import secrets
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,9 @@ from appliance.client.refunds import Refunds
 from appliance.client.request import Limits
 from appliance.client.session import GatewaySession
 from appliance.client.verification import Demand, Prover
-from appliance.lab.tee import SyntheticTdx
 from appliance.wire import extensions
 from appliance.wire import messages as tl
-from appliance.wire.codec import encode
+from appliance.wire.codec import decode, encode
 from appliance.wire.errors import QueryError
 from appliance.wire.transport import Link, LinkProtocol, TcpDialer, TcpListener
 from attestation.claims import WorkloadStatement, image_hash
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.envelopes import OutgoingMessage
+    from appliance.lab.tee import SyntheticTdx
     from appliance.wire.base import TLObject
 
 TON = 1_000_000_000
@@ -348,8 +349,23 @@ class TellingDialer(TcpDialer):
         return await super().connect(factory, host, port)
 
 
+def connected(at: Terms, *, auth: Any = None, mine: str | None = None, **changes: Any) -> tl.ClientConnectedToProxy:
+    """An honest gateway's first answer, with changes to its parameters."""
+    values: dict[str, Any] = {
+        "flags": 3,
+        "proxy_public_key": PUBLIC,
+        "proxy_owner_address": OWNER.friendly(),
+        "proxy_sc_address": at.contract.friendly(),
+        "is_test": True,
+        "proto_version": 2,
+    }
+    auth = auth or tl.ClientProxyConnectionAuthShort(hashlib.sha256(SECRET).digest(), 5)
+    mine = at.client_contract.friendly() if mine is None else mine
+    return tl.ClientConnectedToProxy(tl.ProxyParams(**(values | changes)), mine, auth, tl.ProxySignedPaymentEmpty())
+
+
 class ScriptedGateway:
-    """The far end of the links: a gateway whose every word the test decides. Its defaults are those of an honest one."""
+    """The far end of the links: a gateway whose every word the test decides; by default an honest one."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -396,7 +412,10 @@ class ScriptedGateway:
         at = terms(self.params)
         match query:
             case tl.ClientConnectToProxy():
-                return self.connected(at)
+                auth: Any = tl.ClientProxyConnectionAuthLong(self.nonce)
+                if self.short:
+                    auth = tl.ClientProxyConnectionAuthShort(hashlib.sha256(SECRET).digest(), self.nonce)
+                return connected(at, auth=auth)
             case tl.ClientAuthorizeWithProxyShort() | tl.ClientAuthorizeWithProxyLong():
                 return tl.ClientAuthorizationWithProxySuccess(charge(self.signed, at), self.total, self.total)
             case tl.ClientUpdatePaymentStatus():
@@ -411,22 +430,6 @@ class ScriptedGateway:
                 shown = [await self.machine.bundle(query.nonce, statement) for statement in self.workers]
                 return tl.ChrysalisWorkerEvidence(tuple(shown))
         raise QueryError("Lost promise", code=0)
-
-    def connected(self, at: Terms, **changes: Any) -> tl.ClientConnectedToProxy:
-        """The honest first answer, with changes to its parameters."""
-        values: dict[str, Any] = {
-            "flags": 3,
-            "proxy_public_key": PUBLIC,
-            "proxy_owner_address": OWNER.friendly(),
-            "proxy_sc_address": at.contract.friendly(),
-            "is_test": True,
-            "proto_version": 2,
-        }
-        mine = changes.pop("client_sc_address", at.client_contract.friendly())
-        auth: Any = tl.ClientProxyConnectionAuthLong(self.nonce)
-        if self.short:
-            auth = tl.ClientProxyConnectionAuthShort(hashlib.sha256(SECRET).digest(), self.nonce)
-        return tl.ClientConnectedToProxy(tl.ProxyParams(**(values | changes)), mine, auth, tl.ProxySignedPaymentEmpty())
 
     # The test's side
 
@@ -502,8 +505,6 @@ def head(
 
 def request_body(request: tl.ClientRunQueryEx) -> bytes:
     """The JSON that would reach the model server."""
-    from appliance.wire.codec import decode
-
     return decode(request.query, tl.HttpRequest).payload
 
 
@@ -559,6 +560,7 @@ class World:
         self.dialer = TellingDialer(Peer(machine.image, machine.identity.public_key, None, "test"))
         self.metrics = ClientMetrics()
         self.url = ""
+        self.targets: Callable[[], list[tuple[str, int]]] = lambda: [("127.0.0.1", self.gateway.port)]
         self.client: Client
         self.purse: Purse
         self.pool: GatewayPool
@@ -575,8 +577,6 @@ class World:
         """Start the client and its endpoint, and wait until the gateway is ready."""
         if listen:
             await self.listen()
-        import time
-
         self.purse = Purse(
             ClientLedger(self.directory / "client.sqlite"), budget=self.budget, longest_s=20.0, clock=self.monotonic
         )
@@ -598,7 +598,7 @@ class World:
         prover = Prover(verifier, demand, lambda: self.root, clock=lambda: self.unix.now + offset)
         me = Self(ROOT, WALLET, SECRET, True, False)
         self.pool = GatewayPool(
-            lambda: [("127.0.0.1", self.gateway.port)],
+            lambda: self.targets(),  # noqa: PLW0108 - a test may change it later
             self.dialer,
             prover=prover,
             duties=duties,
@@ -631,7 +631,7 @@ class World:
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait for something that the client does by itself."""
         async with asyncio.timeout(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.005)
 
     @property

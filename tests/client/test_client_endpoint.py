@@ -139,14 +139,17 @@ async def ask_streamed(world: World) -> AsyncIterator[tuple[aiohttp.ClientRespon
 async def test_old_shapes_of_a_reference_gateway(world: World) -> None:
     await world.start()
     zero = used(0, 0)
-    async with scripted(
-        world,
-        lambda gateway, request: gateway.send(
-            tl.ClientQueryAnswer(head(stream=False), False, request.request_id, zero),
-            tl.ClientQueryAnswerPart(json.dumps(completion("Yes")).encode(), False, request.request_id, used(3, 1)),
-            tl.ClientQueryAnswerPart(b"", True, request.request_id, used(10, 5)),
+    async with (
+        scripted(
+            world,
+            lambda gateway, request: gateway.send(
+                tl.ClientQueryAnswer(head(stream=False), False, request.request_id, zero),
+                tl.ClientQueryAnswerPart(json.dumps(completion("Yes")).encode(), False, request.request_id, used(3, 1)),
+                tl.ClientQueryAnswerPart(b"", True, request.request_id, used(10, 5)),
+            ),
         ),
-    ), ask(world, chat()) as answer:
+        ask(world, chat()) as answer,
+    ):
         assert (await answer.json())["choices"][0]["message"]["content"] == "Yes"
     assert world.account.spent_tokens == 15
 
@@ -220,7 +223,7 @@ def refuse_new(code: int, text: str) -> Any:
         (-7, "what?", openai.InternalServerError, "upstream_error", True),
     ],
 )
-async def test_error_classes_of_the_openai_package(
+async def test_error_classes_of_the_openai_package(  # noqa: PLR0917 - one row of the table
     world: World, family: Any, code: int, text: str, raised: type[openai.APIStatusError], cause: str, may_retry: bool
 ) -> None:
     await world.start()
@@ -301,11 +304,14 @@ async def test_a_model_servers_own_error_is_an_error_object(
     world: World, status: int, body: bytes, message: str
 ) -> None:
     await world.start()
-    async with scripted(
-        world,
-        lambda gateway, request: gateway.head(request, stream=False, status=status),
-        lambda gateway, request: gateway.end(request, body, used(0, 0)),
-    ), ask(world, chat()) as answer:
+    async with (
+        scripted(
+            world,
+            lambda gateway, request: gateway.head(request, stream=False, status=status),
+            lambda gateway, request: gateway.end(request, body, used(0, 0)),
+        ),
+        ask(world, chat()) as answer,
+    ):
         assert answer.status == status
         assert (await error_of(answer))["message"] == message
 
@@ -381,13 +387,16 @@ async def test_headers_of_a_stranger_do_not_reach_the_caller(world: World) -> No
         "x-cocoon-long": "x" * 5000,
         "content-type": "text/html",
     }
-    async with scripted(
-        world,
-        lambda gateway, request: gateway.send(
-            tl.ClientQueryAnswerEx(request.request_id, head(stream=False, headers=headers), 0)
+    async with (
+        scripted(
+            world,
+            lambda gateway, request: gateway.send(
+                tl.ClientQueryAnswerEx(request.request_id, head(stream=False, headers=headers), 0)
+            ),
+            lambda gateway, request: gateway.end(request, b"<script>"),
         ),
-        lambda gateway, request: gateway.end(request, b"<script>"),
-    ), ask(world, chat()) as answer:
+        ask(world, chat()) as answer,
+    ):
         assert answer.status == 200
         assert answer.headers["x-cocoon-worker-start"] == "1.5"
         assert answer.content_type == "application/json"
@@ -404,11 +413,14 @@ async def test_headers_of_a_stranger_do_not_reach_the_caller(world: World) -> No
 async def test_a_gateway_that_charges_what_cannot_be_is_not_used_again(world: World, report: tl.TokensUsed) -> None:
     await world.start()
     async with ask_streamed(world) as (neighbour, _other):
-        async with scripted(
-            world,
-            lambda gateway, request: gateway.head(request, stream=False),
-            lambda gateway, request: gateway.end(request, b"{}", report),
-        ), ask(world, chat()) as answer:
+        async with (
+            scripted(
+                world,
+                lambda gateway, request: gateway.head(request, stream=False),
+                lambda gateway, request: gateway.end(request, b"{}", report),
+            ),
+            ask(world, chat()) as answer,
+        ):
             assert answer.status == 502
             assert (await error_of(answer))["code"] == "payment_refused"
             assert answer.headers["x-should-retry"] == "false"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from client_world import PRICE, STAKE, Ticks, charge, final, head, random_id, root_params, terms, used
+from client_world import PRICE, STAKE, Ticks, charge, final, head, random_id, root_params, root_state, terms, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -355,7 +355,7 @@ def test_a_ledger_of_the_first_schema_is_brought_up(tmp_path: Path) -> None:
     old = Store(path, application_id=APPLICATION_ID, migrations=MIGRATIONS[:1])
     row = (AT.contract.raw(), AT.public_key, AT.client_contract.raw(), 3, 5, None, 7, 140, 9, STAKE)
     with old.transaction("old") as connection:
-        connection.execute(f"INSERT INTO account VALUES ({','.join('?' * 10)})", row)
+        connection.execute("INSERT INTO account VALUES (?,?,?,?,?,?,?,?,?,?)", row)
     old.close()
     ledger = ClientLedger(path)
     account = ledger.accounts()[AT.contract]
@@ -442,7 +442,7 @@ async def test_whatever_happens_each_request_is_accounted_for_once(
         purse = open_purse(Path(directory) / "client.sqlite", clock=clock)
         purse.opened(AT, None, 0)
         me = Self(AT.contract, AT.owner, b"secret", True, False)
-        session = GatewaySession(me, _root(), purse, no_register)
+        session = GatewaySession(me, root_state(), purse, no_register)
         link: Any = SentLink()
         session.link_ready(link)
         session.terms = AT
@@ -483,7 +483,7 @@ class _HonestBook:
         return sum(self.charged.values())
 
 
-def _happen(
+def _happen(  # noqa: PLR0917 - one event with all it touches
     session: GatewaySession, link: Any, answer: Any, kind: str, tokens: int, gateway: _HonestBook, purse: Purse
 ) -> None:
     key = answer.request_id
@@ -522,9 +522,3 @@ def _happen(
             session.message_received(link, tl.ProxyClientRequestPayment(key, shown, 0, gateway.total, tokens))
         case "status":
             purse.counted(AT, gateway.total)
-
-
-def _root() -> Any:
-    from client_world import root_state
-
-    return root_state()
