@@ -13,8 +13,19 @@ from typing import Literal
 from appliance.accounting.records import Counters, ProxyRecord
 
 FindingKind = Literal[
-    "disk-behind-chain", "disk-behind-peer", "peer-behind-disk", "peer-behind-chain", "peer-lost-memory"
+    "disk-behind-chain",
+    "disk-behind-peer",
+    "peer-behind-disk",
+    "peer-behind-chain",
+    "peer-lost-memory",
+    "peer-lost-database",
 ]
+TOLERATED_LOSS = 100
+"""One part in so many of what a gateway has signed for: what it may lose of totals acknowledged and not yet signed.
+
+A gateway whose database was restored from a backup cannot know them any more. More than this is a reason not to work
+for it; a worker that refused over a single token would never work for it again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +86,23 @@ def with_peer(record: ProxyRecord, peer: Counters, payment: bytes, *, paid: int 
     if paid is not None and peer.committed < paid:
         hint = "the gateway signs for less than the chain has paid: it lost its database"
         return Reconciled(record, (Finding("peer-behind-chain", peer.committed, paid, fatal=True, hint=hint),))
-    for seen, expected in ((peer.committed, known.committed), (peer.db, known.db)):
-        if seen < expected:
+    lost = max(0, known.max - peer.max, known.db - peer.db)
+    intolerable = (record.lost + lost) * TOLERATED_LOSS > peer.committed
+    for seen, expected, fatal in (
+        (peer.committed, known.committed, True),
+        (peer.db, known.db, intolerable),
+    ):
+        if seen < expected and fatal:
             hint = "the gateway lost accounts it had acknowledged; the newest signed payment is kept for a payout"
             return Reconciled(record, (Finding("peer-behind-disk", seen, expected, fatal=True, hint=hint),))
     findings: list[Finding] = []
     if peer.committed > known.committed:
         hint = "tokens were signed for since the last contact; the newer payment was taken over"
         findings.append(Finding("disk-behind-peer", known.committed, peer.committed, fatal=False, hint=hint))
-    lost = max(0, known.max - peer.max)
-    if lost:
+    if peer.db < known.db:
+        hint = "the gateway's database is older than what it acknowledged; the difference will not be paid"
+        findings.append(Finding("peer-lost-database", peer.db, known.db, fatal=False, hint=hint))
+    elif lost:
         hint = "the gateway restarted before it wrote these tokens down; they will not be paid"
         findings.append(Finding("peer-lost-memory", peer.max, known.max, fatal=False, hint=hint))
     keep = record.payment is not None and peer.committed == known.committed

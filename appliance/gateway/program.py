@@ -92,9 +92,7 @@ class Gateway:
         retry: Seconds between attempts at what chain or disk refused.
     """
 
-    def __init__(
-        self, parts: Parts, identity: Identity, registry: Registry, *, retry: float = PREPARE_RETRY_S
-    ) -> None:
+    def __init__(self, parts: Parts, identity: Identity, registry: Registry, *, retry: float = PREPARE_RETRY_S) -> None:
         self._parts = parts
         self._identity = identity
         self._registry = registry

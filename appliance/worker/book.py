@@ -134,10 +134,14 @@ class Book:
             totals: Its db and max counters, where the message has them.
 
         Raises:
-            PaymentRefusedError: The payment does not verify or is older, or totals went back. What was fine before
-                the contradiction is kept.
+            PaymentRefusedError: The payment does not verify or is older, totals went back, or the account is closed.
+                What was fine before the contradiction is kept.
         """
-        record = self._heard[contract]
+        record = self._heard.get(contract)
+        if record is None:
+            raise PaymentRefusedError(
+                "the account with this gateway is closed", hint="the link is made anew, and with it an account"
+            )
         # A gateway repeats its newest payment with every request: one that is stored was verified.
         if isinstance(payment, ProxySignedPayment) and payment.data != record.payment:
             try:
@@ -154,12 +158,29 @@ class Book:
         """The record with a payout noted as asked for; to be kept before the payout is sent."""
         return replace(self._heard[contract], requested=tokens, requested_query_id=query_id, requested_at=now)
 
-    async def forget(self, contract: Address) -> None:
-        """Drop a gateway whose contract is done."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.forget, contract)
-        self._heard.pop(contract, None)
+    async def forget(self, record: ProxyRecord) -> bool:
+        """Drop a gateway whose contract is done with, unless something newer than ``record`` was heard of it.
+
+        Returns:
+            Whether it was dropped.
+
+        Raises:
+            LedgerError: It could not be; it is still there.
+        """
+        contract = record.contract
+        await self.settled(contract)
+        if self._heard.get(contract) != record:
+            return False
+        # Out of memory first: an account that is opened meanwhile is a new one, and goes to disk after this one left.
+        del self._heard[contract]
         self._durable.pop(contract, None)
-        self._dirty.discard(contract)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.forget, contract)
+        except LedgerError:
+            self._heard.setdefault(contract, record)
+            self._durable.setdefault(contract, record)
+            raise
+        return True
 
     async def run(self) -> None:
         """Write what is heard, until cancelled or closed."""

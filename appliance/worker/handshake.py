@@ -172,6 +172,12 @@ def handshake(
     known = by_chain.record.counters
     stated = known if state_totals else Counters()
     compared = yield Ask(WorkerCompareBalanceWithProxy(stated.committed, stated.db, stated.max))
+    if _forgot_its_signature(compared, by_chain.record):
+        yield Ask(WorkerExtendedCompareBalanceWithProxy(known.db, by_chain.record.payment or b""))
+        raise HandshakeError(
+            f"the gateway has no record of {known.committed} tokens that it signed for",
+            hint="it was shown its own signature, takes it over, and is compared with again at the next attempt",
+        )
     peer, payment, error_code = _check_compared(compared, session)
     found = with_peer(by_chain.record, peer, payment, paid=recalled.paid)
     if found.refused is not None:
@@ -265,6 +271,20 @@ def _base_record(record: ProxyRecord | None, session: Session) -> ProxyRecord:
             hint="the ledger belongs to another owner: use another state_dir",
         )
     return record
+
+
+def _forgot_its_signature(answer: object, record: ProxyRecord) -> bool:
+    """Whether a gateway of ours says that it is behind a payment we hold: its ledger is an old backup.
+
+    It then sends no payment, since it signs nothing lower than it has, and a code that leads to the extended step.
+    """
+    return (
+        isinstance(answer, WorkerCompareBalanceWithProxyResult)
+        and isinstance(answer.signed_payment, ProxySignedPaymentEmpty)
+        and answer.error_code != 0
+        and record.payment is not None
+        and record.counters.committed > 0
+    )
 
 
 def _check_compared(answer: object, session: Session) -> tuple[Counters, bytes, int]:

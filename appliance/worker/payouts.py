@@ -110,12 +110,12 @@ class Collector:
         self._outdated_since: dict[Address, float] = {}
         self.decisions: dict[Address, PayoutDecision] = {}
 
-    async def round(self, params: Params, linked: Collection[Address]) -> None:
+    async def round(self, params: Params, linked: Callable[[], Collection[Address]]) -> None:
         """Look at every account once. One that fails is logged and tried again at the next round.
 
         Args:
             params: The root contract's current parameters.
-            linked: Gateway contracts with a link, which are not forgotten.
+            linked: Gateway contracts with a link at the moment, which are not forgotten.
         """
         for record in list(self._book.durable.values()):
             try:
@@ -123,8 +123,11 @@ class Collector:
             except (ChainError, LedgerError) as error:
                 log.warning("payout postponed", contract=record.worker_contract.raw(), error=type(error).__name__,
                             reason=error.message, hint=error.hint)  # fmt: skip
+            except Exception as error:  # noqa: BLE001 - one gateway's account must not keep the others' from their pay
+                log.error("payout failed in an unforeseen way", contract=record.worker_contract.raw(),
+                          error=type(error).__name__)  # fmt: skip
 
-    async def _look(self, record: ProxyRecord, params: Params, linked: Collection[Address]) -> None:
+    async def _look(self, record: ProxyRecord, params: Params, linked: Callable[[], Collection[Address]]) -> None:
         contract = await contract_view(self._chain, record.worker_contract)
         findings = await self._book.level(record.contract, contract.tokens)
         for finding in findings:
@@ -170,10 +173,12 @@ class Collector:
         if self._payer is not None and record.params_version == params.params_version:
             await self._payer.deploy(WorkerContract(params, self._owner, record.contract, record.public_key))
 
-    async def _forget(self, record: ProxyRecord, decision: PayoutDecision, linked: Collection[Address]) -> None:
-        if record.contract in linked:
+    async def _forget(
+        self, record: ProxyRecord, decision: PayoutDecision, linked: Callable[[], Collection[Address]]
+    ) -> None:
+        # The look took a while: who is linked counts now.
+        if record.contract in linked() or not await self._book.forget(record):
             return
         log.info("contract done with", contract=record.worker_contract.raw(), reason=decision.reason)
-        await self._book.forget(record.contract)
         self.decisions.pop(record.contract, None)
         self._outdated_since.pop(record.contract, None)

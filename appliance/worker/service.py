@@ -177,7 +177,9 @@ class Worker:
             return Recalled(record, None)
         if view.status is None and self._payer is not None:
             contract = WorkerContract(self._registry.state.params, self._offer.owner, step.contract, step.public_key)
-            self._aside(self._deploy(contract))
+            # Parameters that changed since the handshake began would make another contract than the one agreed on.
+            if contract.address == step.worker_contract:
+                self._aside(self._deploy(contract))
         return Recalled(record, view.tokens)
 
     def gateway_ready(self, link: GatewayLink) -> None:
@@ -309,11 +311,14 @@ class Worker:
             self._collect_now.clear()
             if self._registry.age() == float("inf"):
                 continue
-            linked = {link.session.contract for link in self._gateways.links if link.session is not None}
             try:
-                await self._collector.round(self._registry.state.params, linked)
+                await self._collector.round(self._registry.state.params, self._linked)
             except Exception as error:  # noqa: BLE001 - requests are served whatever becomes of payouts
                 log.error("payouts failed in an unforeseen way", error=type(error).__name__)
+
+    def _linked(self) -> frozenset[Address]:
+        """The contracts of the gateways we have a link to."""
+        return frozenset(link.session.contract for link in self._gateways.links if link.session is not None)
 
     def _aside(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
+    from appliance.chain.addresses import Address
+
 ACCOUNTS = Accounts(make_params())
 RECORD = ProxyRecord(ACCOUNTS.contract, ACCOUNTS.public_key, ACCOUNTS.worker_contract, 1)
 
@@ -124,11 +126,49 @@ async def test_the_chain_is_compared_with_the_newest_word(tmp_path: Path) -> Non
 async def test_forgotten_is_forgotten(tmp_path: Path) -> None:
     async with running(WorkerLedger(tmp_path / "w.db")) as book:
         await book.keep(RECORD)
-        await book.forget(RECORD.contract)
+        assert await book.forget(RECORD)
         assert book.durable == {}
+        with pytest.raises(PaymentRefusedError, match="closed"):
+            book.hear(RECORD.contract, ACCOUNTS.payment(5))
     reopened = WorkerLedger(tmp_path / "w.db")
     assert reopened.records() == {}
     reopened.close()
+
+
+async def test_what_was_heard_meanwhile_is_not_forgotten(tmp_path: Path) -> None:
+    async with running(WorkerLedger(tmp_path / "w.db")) as book:
+        await book.keep(RECORD)
+        book.hear(RECORD.contract, ACCOUNTS.payment(5))
+        assert not await book.forget(RECORD)
+        assert book.durable[RECORD.contract].counters.committed == 5
+
+
+async def test_an_account_opened_anew_while_the_old_one_leaves_stays(tmp_path: Path) -> None:
+    fresh = replace(RECORD, counters=Counters(0, 1, 1))
+    async with running(WorkerLedger(tmp_path / "w.db")) as book:
+        await book.keep(RECORD)
+        leaving = asyncio.create_task(book.forget(RECORD))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await book.replace(book.durable.get(RECORD.contract), fresh)
+        await leaving
+        assert book.durable == {RECORD.contract: fresh}
+    reopened = WorkerLedger(tmp_path / "w.db")
+    assert reopened.records() == {RECORD.contract: fresh}
+    reopened.close()
+
+
+async def test_a_disk_that_is_full_keeps_an_account_that_was_to_leave(tmp_path: Path) -> None:
+    class Stuck(WorkerLedger):
+        def forget(self, contract: Address) -> None:
+            raise StoreFullError("no space left")
+
+    async with running(Stuck(tmp_path / "w.db")) as book:
+        await book.keep(RECORD)
+        with pytest.raises(LedgerError, match="no space left"):
+            await book.forget(RECORD)
+        assert book.durable == {RECORD.contract: RECORD}
+        book.hear(RECORD.contract, ACCOUNTS.payment(5))
 
 
 async def test_what_was_heard_last_is_written_at_the_end(tmp_path: Path) -> None:

@@ -222,6 +222,35 @@ def test_a_gateway_that_signs_for_less_than_is_known_is_refused_and_nothing_is_k
             Drive(None, compared(5, 8, 9), known=known, paid=paid)
 
 
+def test_a_gateway_that_forgot_its_signature_is_shown_it() -> None:
+    forgot = WorkerCompareBalanceWithProxyResult(ProxySignedPaymentEmpty(), 0, 0, 1)
+    seen: list[Any] = []
+
+    def note(answer: Any) -> Any:
+        seen.append(answer)
+        return answer
+
+    known = record(5, 8, 9)
+    for held, asked in ((known, 3), (replace(known, counters=Counters(0, 0, 0)), 2), (None, 2)):
+        seen.clear()
+        with pytest.raises(HandshakeError, match="5 tokens that it signed for" if asked == 3 else "empty payment"):
+            Drive(None, forgot, known=held, change=note)
+        assert len(seen) == asked, "only who holds a payment has something to show"
+    # Control: with the payment on record there again, the next attempt passes.
+    assert Drive(None, compared(5, 8, 9), known=known).session is not None
+
+
+def test_acknowledged_tokens_may_be_lost_up_to_a_small_share_of_what_was_signed() -> None:
+    known = record(1000, 1010, 1012)
+    run = Drive(None, compared(1000, 1002, 1002), known=known)
+    assert run.kept[-1].lost == 10
+    assert run.session is not None
+    assert [finding.kind for finding in run.session.findings] == ["peer-lost-database"]
+    for again in (replace(known, lost=1), record(1000, 1011, 1013)):
+        with pytest.raises(HandshakeError, match="peer-behind-disk"):
+            Drive(None, compared(1000, 1002, 1002), known=again)
+
+
 def test_a_ledger_of_another_owner_is_not_used() -> None:
     foreign = replace(record(0, 0, 0), worker_contract=OTHER)
     with pytest.raises(HandshakeError, match="another owner"):

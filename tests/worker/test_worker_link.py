@@ -361,6 +361,40 @@ async def test_an_outdated_contract_is_wound_up(world: World, monkeypatch: pytes
     await until(lambda: set(world.book.durable) == {world.accounts.contract})
 
 
+async def test_one_account_that_cannot_be_read_keeps_no_other_from_its_pay(world: World) -> None:
+    odd = Accounts(make_params(3))
+    await world.book.keep(ProxyRecord(odd.contract, odd.public_key, odd.worker_contract, 1))
+    world.chain.put(odd, 0)
+    world.chain.put(world.accounts, 0)
+    world.gateway.send(payment(world, 5000, 5000, 5000))
+    await until(lambda: world.record.counters.committed == 5000)
+    reading = world.chain.account
+
+    async def broken(address: object) -> object:
+        if address == odd.worker_contract:
+            raise RuntimeError("unforeseen")
+        return await reading(address)  # type: ignore[arg-type]  # as it was asked for
+
+    world.chain.account = broken  # type: ignore[method-assign, assignment]  # for this test
+    # The odd one is looked at first, as the other was opened later.
+    world.book._durable = {odd.contract: world.book._durable.pop(odd.contract), **world.book._durable}
+    world.worker.collect_now()
+    await until(lambda: len(world.payer.paid) == 1)
+
+
+async def test_an_account_with_a_link_is_not_forgotten_however_late_the_link_came(world: World) -> None:
+    old = Accounts(make_params())
+    world.chain.put(old, 0)
+    params = make_params(2)
+    collector = world.worker.collector
+    late = time.time() + 10_000
+    collector._outdated_since[old.contract] = 0.0
+    collector._clock = lambda: late
+    for linked in ({old.contract}, set()):
+        await collector.round(params, lambda linked=linked: linked)  # type: ignore[misc]  # bound at once
+        assert (old.contract in world.book.durable) == bool(linked)
+
+
 async def test_evidence_is_answered_with_a_fresh_bundle(tmp_path: Path) -> None:
     async def evidence(nonce: bytes) -> bytes:
         await asyncio.sleep(0)

@@ -52,7 +52,7 @@ async def life(directory: Path, acknowledge: Callable[[ProxyRecord], None], boun
         await heard(ACCOUNTS)
     await book.keep(book.requested(ACCOUNTS.contract, 300, 2**63 + 5, 1_700_000_000))
     acknowledge(book.durable[ACCOUNTS.contract])
-    await book.forget(OTHER.contract)
+    await book.forget(book.durable[OTHER.contract])
     lost = book.durable[ACCOUNTS.contract]
     await book.keep(replace(lost, counters=Counters(400, 400, 410), payment=ACCOUNTS.payment(400).data))
     acknowledge(book.durable[ACCOUNTS.contract])
