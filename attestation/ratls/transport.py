@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attestation.ratls.peer import Peer
 
 _RECORD = 16384
-_READ = 1 << 18
+_READ = 1 << 16
 _EAGER = 1 << 16
 
 
@@ -185,12 +185,15 @@ class RatlsTransport(asyncio.Transport):
             self._fail(error)
 
     def _drain_tls(self) -> None:
-        while True:
+        """Send what TLS has to send. A read that is not full was the last: asking again would only raise."""
+        size = _READ
+        while size == _READ:
             try:
                 data = self._tls.bio_read(_READ)
             except SSL.WantReadError:
                 return
             self._inner.write(data)
+            size = len(data)
 
     def _fail(self, error: SSL.Error) -> None:
         self._closing = True
