@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from appliance.chain.signed import SignedPayment
+
 APPLICATION_ID = 0x43485943
 """``CHYC``: Chrysalis, client."""
 
@@ -153,19 +155,18 @@ def with_usage(account: ClientAccount, tokens: int) -> ClientAccount:
     )
 
 
-def with_charge(account: ClientAccount, tokens: int, boc: bytes, *, at_risk: int) -> ClientAccount:
+def with_charge(account: ClientAccount, charge: SignedPayment, *, at_risk: int) -> ClientAccount:
     """A *verified* signed charge: a higher one replaces the stored one.
 
     Args:
         account: As it stands.
-        tokens: The total that is charged.
-        boc: The charge whole.
+        charge: The gateway's newest, for a total.
         at_risk: Tokens of requests that were sent and whose cost is not known.
 
     Raises:
         PaymentRefusedError: It charges for more than this client can have used.
     """
-    most = account.spent_tokens + at_risk
+    tokens, most = charge.tokens, account.spent_tokens + at_risk
     if tokens > most:
         raise PaymentRefusedError(
             f"the gateway signed a charge for {tokens} tokens, at most {most} were used",
@@ -174,7 +175,7 @@ def with_charge(account: ClientAccount, tokens: int, boc: bytes, *, at_risk: int
         )
     if account.payment is not None and tokens <= account.signed_tokens:
         return account
-    return replace(account, signed_tokens=max(tokens, account.signed_tokens), payment=boc)
+    return replace(account, signed_tokens=max(tokens, account.signed_tokens), payment=charge.to_boc())
 
 
 def depositing(account: ClientAccount, deposit: Deposit) -> ClientAccount:

@@ -290,7 +290,7 @@ class Purse:
             PaymentRefusedError: It charges for more than can have been used.
         """
         known = self._accounts[terms.contract]
-        account = with_charge(known, charge.tokens, charge.to_boc(), at_risk=self.at_risk(terms.contract))
+        account = with_charge(known, charge, at_risk=self.at_risk(terms.contract))
         if account is not known:
             self._accounts[terms.contract] = account
             self._dirty.add(terms.contract)
