@@ -232,7 +232,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rows = asyncio.run(measure(options.rounds, options.connections))
     if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        print(json.dumps({"benchmark": "handshake", "rows": [asdict(row) for row in rows]}))
         return
     for row in rows:
         print(f"{row.name:<28}{row.value:>10.0f} {row.unit:<14}{row.ratio:>6.2f} of plain")

@@ -104,7 +104,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     rows = measure(options.wallets, options.rounds)
     if options.json:
-        print(json.dumps([asdict(row) for row in rows]))
+        print(json.dumps({"benchmark": "labchain", "rows": [asdict(row) for row in rows]}))
         return
     for row in rows:
         print(f"{row.name:16} {row.microseconds:8.0f} µs/transaction {row.per_second:6}/s  ratio {row.ratio:.2f}")

@@ -185,7 +185,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     rows = asyncio.run(measure(options))
     if options.json:
-        print(json.dumps([asdict(row) for row in rows]))
+        print(json.dumps({"benchmark": "path", "rows": [asdict(row) for row in rows]}))
         return
     show(rows)
 
