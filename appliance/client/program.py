@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import structlog
@@ -65,21 +66,32 @@ async def run(config: ClientConfig) -> None:
     address, port = host_port(host.listen)
     access = Access(key, frozenset(host.allowed_origins), frozenset({address.lower()}))
     async with contextlib.AsyncExitStack() as stack:
+        # Before the client starts, because that may already cost a deposit.
+        listening = stack.enter_context(bind(address, port))
         client = await _assemble(config, stack)
-        port = await serve(Endpoint(client, access, ClientMetrics()), address, port, stack)
+        port = await serve(Endpoint(client, access, ClientMetrics()), listening, stack)
         log.info("client endpoint listens", listen=f"{address}:{port}")
         await _until_signal()
 
 
-async def serve(endpoint: Endpoint, address: str, port: int, stack: contextlib.AsyncExitStack) -> int:
-    """Listen until the stack is unwound.
-
-    Returns:
-        The port, which the system chose where 0 was asked for.
+def bind(address: str, port: int) -> socket.socket:
+    """Take the endpoint's port; 0 takes a free one. Callers wait until :func:`serve`.
 
     Raises:
         ClientError: The address cannot be listened on.
     """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family)
+    except OSError as error:
+        raise ClientError(
+            f"cannot listen on {address}:{port}: {error.strerror or error}",
+            hint="another program has the port, or the address is not this machine's: set host.listen",
+        ) from None
+
+
+async def serve(endpoint: Endpoint, listening: socket.socket, stack: contextlib.AsyncExitStack) -> int:
+    """Answer HTTP until the stack is unwound; the port."""
     runner = web.AppRunner(
         endpoint.application(),
         access_log=None,
@@ -89,15 +101,9 @@ async def serve(endpoint: Endpoint, address: str, port: int, stack: contextlib.A
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    try:
-        await web.TCPSite(runner, address, port).start()
-    except OSError as error:
-        raise ClientError(
-            f"cannot listen on {address}:{port}: {error.strerror or error}",
-            hint="another program has the port, or the address is not this machine's: set host.listen",
-        ) from None
-    found: int = runner.addresses[0][1]
-    return found
+    await web.SockSite(runner, listening).start()
+    port: int = listening.getsockname()[1]
+    return port
 
 
 async def refund(config: ClientConfig, gateway: Address | None = None) -> list[RefundReport]:

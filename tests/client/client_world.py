@@ -31,7 +31,7 @@ from appliance.client.library import Client
 from appliance.client.metrics import ClientMetrics
 from appliance.client.money import Purse
 from appliance.client.pool import GatewayPool
-from appliance.client.program import serve
+from appliance.client.program import bind, serve
 from appliance.client.refunds import Refunds
 from appliance.client.request import Limits
 from appliance.client.session import GatewaySession
@@ -619,7 +619,7 @@ class World:
         )
         await self._stack.enter_async_context(self.client)
         access = Access(API_KEY, frozenset({ORIGIN}))
-        port = await serve(Endpoint(self.client, access, self.metrics), "127.0.0.1", 0, self._stack)
+        port = await serve(Endpoint(self.client, access, self.metrics), bind("127.0.0.1", 0), self._stack)
         self.url = f"http://127.0.0.1:{port}"
         if ready:
             await self.until(lambda: bool(self.pool.ready()))

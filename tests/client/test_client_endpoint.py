@@ -30,7 +30,7 @@ from client_world import (
 
 from appliance.chain.errors import StaleError
 from appliance.client.errors import ClientError
-from appliance.client.program import serve
+from appliance.client.program import bind, serve
 from appliance.wire import messages as tl
 
 if TYPE_CHECKING:
@@ -698,11 +698,10 @@ async def test_a_port_in_use_is_named(world: World) -> None:
     await world.start()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with AsyncExitStack() as stack:
-            with pytest.raises(ClientError, match=f"127.0.0.1:{port}: "):
-                await serve(_endpoint(world), "127.0.0.1", port, stack)
+        with pytest.raises(ClientError, match=f"127.0.0.1:{port}: "):
+            bind("127.0.0.1", port)
     async with AsyncExitStack() as stack:
-        assert await serve(_endpoint(world), "127.0.0.1", port, stack) == port
+        assert await serve(_endpoint(world), bind("127.0.0.1", port), stack) == port
 
 
 def _endpoint(world: World) -> Any:
