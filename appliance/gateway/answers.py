@@ -191,7 +191,7 @@ class Answers:
                 message = ClientQueryAnswerEx(exchange.request_id, head, HAS_FINAL_INFO, final)
             else:
                 message = ClientQueryAnswerPartEx(exchange.request_id, data, HAS_FINAL_INFO, final)
-            exchange.client.port.send(message)
+            exchange.client.port.send(message, len(data if head is None else head))
         self._pay(exchange, worker, tokens.total_tokens_used)
         self._ends.close(exchange)
 

@@ -53,8 +53,8 @@ class Phase(Enum):
 class ClientPort(Protocol):
     """The way to a client: what the pure part needs of a link."""
 
-    def send(self, message: TLObject) -> None:
-        """Queue a message; a link that is gone is not an error."""
+    def send(self, message: TLObject, size: int = 0) -> None:
+        """Queue a message with ``size`` bytes of an answer in it; a link that is gone is not an error."""
         ...
 
     def post(self, exchange: Exchange, message: TLObject, size: int) -> bool:

@@ -18,6 +18,7 @@ from appliance.errors import ErrorCode, RequestError
 from appliance.gateway.client_session import ClientSession
 from appliance.gateway.errors import AdmissionError
 from appliance.gateway.evidence import relay
+from appliance.gateway.lobby import Lobby
 from appliance.gateway.observe import NOTHING
 from appliance.gateway.outbox import Outbox
 from appliance.gateway.worker_session import Stage, WorkerSession
@@ -29,6 +30,7 @@ from appliance.wire.messages import (
     ChrysalisGetEvidence,
     ChrysalisGetWorkerEvidence,
     ClientAuthorizeWithProxyLong,
+    ClientAuthorizeWithProxyShort,
     ClientQueryAnswerError,
     ClientRunQuery,
     ClientRunQueryEx,
@@ -52,12 +54,17 @@ log = structlog.get_logger(__name__)
 
 REGISTRATION_TIMEOUT_S = 300.0
 """How long a long authorisation may take (section 4.3)."""
+CLIENT_PATIENCE_S = REGISTRATION_TIMEOUT_S + 60.0
+WORKER_PATIENCE_S = 120.0
+"""How long the whole handshake may take: four queries of 30 s each (section 2.2)."""
 EVIDENCE_REFRESH_S = 3600.0
 EVIDENCE_RETRY_S = 30.0
 _EVIDENCE_PER_S = 0.5
 _EVIDENCE_BURST = 4.0
 MAX_LINKS = 4096
 """Links of a listener; each has cost its peer a proof of work."""
+MAX_LINKS_OF_OWNER = 256
+"""Links that one client wallet may have: a stake does not buy the places of all others."""
 _NO_IMAGE = bytes(32)
 _REMEMBERED_REFUSALS = 20
 
@@ -71,13 +78,23 @@ class WorkerLinks:
         checks: Which lists of the root contract are enforced.
         evidence: Judges their fresh evidence.
         wall: Unix seconds.
+        places: Links there may be at once.
+        patience: Seconds that a worker has for its handshake.
 
     Attributes:
         refusals: The newest reasons why a worker was refused, for its operator and ours.
     """
 
     def __init__(
-        self, desk: Desk, payments: Payments, checks: Checks, evidence: EvidencePolicy, *, wall: Callable[[], float]
+        self,
+        desk: Desk,
+        payments: Payments,
+        checks: Checks,
+        evidence: EvidencePolicy,
+        *,
+        wall: Callable[[], float],
+        places: int = MAX_LINKS,
+        patience: float = WORKER_PATIENCE_S,
     ) -> None:
         self.refusals: deque[str] = deque(maxlen=_REMEMBERED_REFUSALS)
         self._desk = desk
@@ -88,6 +105,8 @@ class WorkerLinks:
         self._numbers = count(1)
         self._sessions: dict[Link, WorkerSession] = {}
         self._provers: dict[Link, asyncio.Task[None]] = {}
+        self._places = places
+        self._lobby = Lobby(patience)
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -96,10 +115,11 @@ class WorkerLinks:
 
     def link_ready(self, link: Link) -> None:
         """A worker connected."""
-        if len(self._sessions) >= MAX_LINKS:
+        if len(self._sessions) >= self._places and not self._lobby.make_room():
             self._desk.tally.refusals["worker"] += 1
             link.close()
             return
+        self._lobby.enter(link)
         image = link.peer.image_hash if link.peer is not None else _NO_IMAGE
         self._sessions[link] = WorkerSession(
             self._desk, self._payments, self._checks, number=next(self._numbers), port=link, image_hash=image
@@ -133,6 +153,7 @@ class WorkerLinks:
 
     def link_lost(self, link: Link, reason: Exception | None) -> None:
         """The worker is gone."""
+        self._lobby.leave(link)
         session = self._sessions.pop(link, None)
         prover = self._provers.pop(link, None)
         if prover is not None:
@@ -156,6 +177,7 @@ class WorkerLinks:
             link.close()
 
     def _shaken(self, link: Link, connection: WorkerConnection) -> None:
+        self._lobby.leave(link)
         connection.can_cancel = Extension.CANCEL in link.extensions
         connection.can_prove = Extension.EVIDENCE in link.extensions
         self._provers[link] = asyncio.get_running_loop().create_task(self._keep_proven(link, connection))
@@ -200,6 +222,9 @@ class ClientLinks:
         workers: The other listener, for evidence of workers.
         own_evidence: Makes this gateway's own bundle for a nonce; None where it has no platform.
         newer_config: Called when a client knows a newer root state.
+        places: Links there may be at once.
+        places_of_owner: Links that one client wallet may have.
+        patience: Seconds that a client has for its handshake.
     """
 
     def __init__(
@@ -210,6 +235,9 @@ class ClientLinks:
         *,
         own_evidence: Callable[[bytes], Awaitable[bytes]] | None,
         newer_config: Callable[[], None],
+        places: int = MAX_LINKS,
+        places_of_owner: int = MAX_LINKS_OF_OWNER,
+        patience: float = CLIENT_PATIENCE_S,
     ) -> None:
         self._desk = desk
         self._payments = payments
@@ -221,6 +249,9 @@ class ClientLinks:
         self._outboxes: dict[Link, Outbox] = {}
         self._registrations: dict[Link, asyncio.Event] = {}
         self._evidence_rates: dict[Link, _Rate] = {}
+        self._places = places
+        self._places_of_owner = places_of_owner
+        self._lobby = Lobby(patience)
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -229,10 +260,11 @@ class ClientLinks:
 
     def link_ready(self, link: Link) -> None:
         """A client connected."""
-        if len(self._sessions) >= MAX_LINKS:
+        if len(self._sessions) >= self._places and not self._lobby.make_room():
             self._desk.tally.refusals["client"] += 1
             link.close()
             return
+        self._lobby.enter(link)
         outbox = self._outboxes[link] = Outbox(link)
         self._registrations[link] = asyncio.Event()
         self._evidence_rates[link] = _Rate(_EVIDENCE_PER_S, _EVIDENCE_BURST)
@@ -274,6 +306,8 @@ class ClientLinks:
                     return await self._worker_evidence(link, query)
                 case ChrysalisGetEvidence():
                     return await self._evidence(link, query)
+                case ClientAuthorizeWithProxyShort():
+                    return self._authorised(link, session, session.handle(query))
                 case _:
                     return session.handle(query)
         except AdmissionError as error:
@@ -284,6 +318,7 @@ class ClientLinks:
 
     def link_lost(self, link: Link, reason: Exception | None) -> None:
         """The client is gone."""
+        self._lobby.leave(link)
         session = self._sessions.pop(link, None)
         outbox = self._outboxes.pop(link, None)
         self._registrations.pop(link, None)
@@ -315,7 +350,21 @@ class ClientLinks:
                 code=ErrorCode.TIMEOUT,
                 hint="the client's wallet sends owner_client_register to its client contract (1 TON attached)",
             ) from None
-        return session.authorise()
+        return self._authorised(link, session, session.authorise())
+
+    def _authorised(self, link: Link, session: ClientSession, answer: TLObject) -> TLObject:
+        """The client is who it says; it has a place unless it has too many already."""
+        self._lobby.leave(link)
+        connections = [other.connection for other in self._sessions.values()]
+        owner = session.connection.owner if session.connection else None
+        held = sum(connection is not None and connection.owner == owner for connection in connections)
+        if held > self._places_of_owner:
+            raise AdmissionError(
+                f"this client wallet has {held - 1} links, expected fewer than {self._places_of_owner}",
+                code=ErrorCode.NOT_READY,
+                hint="one link carries many requests at once: close the others",
+            )
+        return answer
 
     async def _worker_evidence(self, link: Link, query: ChrysalisGetWorkerEvidence) -> TLObject:
         self._evidence_rates[link].take()

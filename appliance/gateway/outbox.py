@@ -1,7 +1,8 @@
-"""What waits for one client: bounded for each request, in order, without a task while the client keeps up.
+"""What waits for one client: bounded for each request and in all, in order, without a task while the client keeps up.
 
 A link below its mark takes messages at once. Above it they wait here until it has drained; a request whose parts
-would take more than its bound is refused them, which ends that request and no other.
+would take more than its bound is refused them, which ends that request and no other. What ends a request is always
+queued, and a client that lets too much of that wait loses its link.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ MARK_BYTES = 1 << 18
 REQUEST_BYTES = 1 << 22
 """What one request may have waiting: a quarter of a frame, some thousand chunks of a stream."""
 PAUSE_S = 0.005
+LINK_BYTES = 1 << 26
+"""What all requests of a client may have waiting: four frames."""
 ENDS_LIMIT = 1 << 16
 """Messages that may wait in all. Ends of requests are always queued; a client with so many of them is cut off."""
 
@@ -53,12 +56,22 @@ class Outbox:
         link: The client's link.
         mark: Bytes in the link above which messages wait here.
         request_limit: Bytes of one request that may wait here.
+        link_limit: Bytes that may wait here in all.
     """
 
-    def __init__(self, link: DrainingLink, *, mark: int = MARK_BYTES, request_limit: int = REQUEST_BYTES) -> None:
+    def __init__(
+        self,
+        link: DrainingLink,
+        *,
+        mark: int = MARK_BYTES,
+        request_limit: int = REQUEST_BYTES,
+        link_limit: int = LINK_BYTES,
+    ) -> None:
         self._link = link
         self._mark = mark
         self._request_limit = request_limit
+        self._link_limit = link_limit
+        self._held = 0
         self._waiting: deque[tuple[Exchange | None, TLObject, int]] = deque()
         self._drainer: asyncio.Task[None] | None = None
 
@@ -69,25 +82,27 @@ class Outbox:
             if self._link.waiting > self._mark:
                 self._drainer = asyncio.get_running_loop().create_task(self._drain())
             return True
-        if exchange.buffered + size > self._request_limit:
+        if exchange.buffered + size > self._request_limit or self._held + size > self._link_limit:
             return False
         exchange.buffered += size
+        self._held += size
         self._waiting.append((exchange, message, size))
         return True
 
-    def send(self, message: TLObject) -> None:
-        """Queue a message that is no part: an end, an error, a payment."""
+    def send(self, message: TLObject, size: int = 0) -> None:
+        """Queue a message that is no part: an end (with ``size`` bytes of the answer in it), an error, a payment."""
         if self._drainer is None:
             self._hand_over(message)
             return
-        if len(self._waiting) >= ENDS_LIMIT:
-            self._link.close(LinkClosedError("the client does not read: too many messages wait for it"))
+        if len(self._waiting) >= ENDS_LIMIT or self._held + size > self._link_limit:
+            self._link.close(LinkClosedError("the client does not read: too much waits for it"))
             return
-        self._waiting.append((None, message, 0))
+        self._held += size
+        self._waiting.append((None, message, size))
 
     def close(self) -> None:
         """Drop what waits; the link is gone."""
-        self._waiting.clear()
+        self._drop()
         if self._drainer is not None:
             self._drainer.cancel()
 
@@ -97,6 +112,7 @@ class Outbox:
                 await self._link.drain()
                 while self._waiting and self._link.waiting <= self._mark:
                     exchange, message, size = self._waiting.popleft()
+                    self._held -= size
                     if exchange is not None:
                         exchange.buffered -= size
                         if exchange.muted:
@@ -109,9 +125,13 @@ class Outbox:
                     return
         except WireError:
             # The link is gone; its handler is told separately and ends the requests.
-            self._waiting.clear()
+            self._drop()
         finally:
             self._drainer = None
+
+    def _drop(self) -> None:
+        self._waiting.clear()
+        self._held = 0
 
     def _hand_over(self, message: TLObject) -> None:
         try:

@@ -126,7 +126,15 @@ class Gateway:
     """Both listeners of a gateway over one world."""
 
     def __init__(
-        self, world: World, *, reference_workers: bool = True, images: bool = True, models: bool = True
+        self,
+        world: World,
+        *,
+        reference_workers: bool = True,
+        images: bool = True,
+        models: bool = True,
+        places: int = 100,
+        places_of_owner: int = 100,
+        patience: float = 60.0,
     ) -> None:
         self.world = world
         self.verifier = ScriptedVerifier()
@@ -134,9 +142,18 @@ class Gateway:
         policy = EvidencePolicy(self.verifier, checks, reference_workers=reference_workers)
         self.payments = Payments(KEY, WALLET)
         self.newer = 0
-        self.workers = WorkerLinks(world.desk, self.payments, checks, policy, wall=world.wall)
+        self.workers = WorkerLinks(
+            world.desk, self.payments, checks, policy, wall=world.wall, places=places, patience=patience
+        )
         self.clients = ClientLinks(
-            world.desk, self.payments, self.workers, own_evidence=self._own, newer_config=self._newer
+            world.desk,
+            self.payments,
+            self.workers,
+            own_evidence=self._own,
+            newer_config=self._newer,
+            places=places,
+            places_of_owner=places_of_owner,
+            patience=patience,
         )
         self.worker_port = self.client_port = 0
         self.peers: list[Peer] = []

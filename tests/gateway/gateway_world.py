@@ -119,7 +119,7 @@ class Port:
         self.sent: list[TLObject] = []
         self.gone = False
 
-    def send(self, message: TLObject) -> None:
+    def send(self, message: TLObject, size: int = 0) -> None:
         if self.gone:
             raise LinkClosedError("gone")
         self.sent.append(message)
@@ -137,7 +137,7 @@ class ClientBox(Port):
         super().__init__()
         self.full = False
 
-    def send(self, message: TLObject) -> None:
+    def send(self, message: TLObject, size: int = 0) -> None:
         if not self.gone:
             self.sent.append(message)
 

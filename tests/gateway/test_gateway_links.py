@@ -521,3 +521,54 @@ async def test_a_client_that_does_not_read_loses_that_request_only() -> None:
         worker.link.send(head(other.request_id, final=final(0)))
         assert await quiet.next(ClientQueryAnswerEx)
         client.link._transport.resume_reading()
+
+
+# Places
+
+
+async def test_whoever_says_nothing_makes_room_and_whoever_is_admitted_stays() -> None:
+    async with gateway(places=3) as made:
+        made.world.fund(address(1001))
+        known = await made.client()
+        await introduce_client(known, client_params(), SECRET)
+        silent = [await made.client() for _ in range(2)]
+        late = await made.client()
+        await silent[0].gone()
+        await introduce_client(late, client_params(), SECRET)
+        another = await made.client()
+        await silent[1].gone()
+        await introduce_client(another, client_params(), SECRET)
+        # All three places are taken by clients that are known: a fourth one finds none.
+        refused = await made.client()
+        await refused.gone()
+        for peer in (known, late, another):
+            assert (await peer.link.query(ClientUpdatePaymentStatus(), timeout=10)).max_tokens == 0
+
+
+async def test_a_handshake_has_its_time() -> None:
+    async with gateway(patience=0.2) as made:
+        made.world.fund(address(1001))
+        known, silent = await made.client(), await made.client()
+        await introduce_client(known, client_params(), SECRET)
+        ready, slow = await made.worker(), await made.worker()
+        await introduce_worker(ready, worker_params())
+        await slow.link.query(WorkerConnectToProxy(worker_params()), timeout=10)
+        await silent.gone()
+        await slow.gone()
+        assert (await known.link.query(ClientUpdatePaymentStatus(), timeout=10)).max_tokens == 0
+        assert (await ready.link.query(WorkerUpdatePaymentStatus(), timeout=10)).max_tokens == 0
+
+
+async def test_one_wallet_does_not_take_all_places() -> None:
+    async with gateway(places_of_owner=2) as made:
+        made.world.fund(address(1001))
+        for _ in range(2):
+            await introduce_client(await made.client(), client_params(), SECRET)
+        third = await made.client()
+        with pytest.raises(QueryError, match="has 2 links"):
+            await introduce_client(third, client_params(), SECRET)
+        await third.gone()
+        made.world.fund(address(1002))
+        await introduce_client(
+            await made.client(), client_params(client_owner_address=address(1002).friendly()), SECRET
+        )

@@ -128,3 +128,29 @@ async def test_a_message_that_fits_no_frame_closes_the_link() -> None:
     link.error = FrameTooLargeError(1 << 25, 1 << 24)
     outbox.send("large")  # type: ignore[arg-type]
     assert link.closed_with is link.error
+
+
+async def test_all_requests_together_are_bounded_too() -> None:
+    link: Any = SlowLink()
+    outbox = Outbox(link, mark=50, request_limit=30, link_limit=70)
+    taken = [outbox.post(exchange, "part", 30) for exchange in exchanges(9)]  # type: ignore[arg-type]
+    # Six reach the link before it is above its mark; of the others two fit, 60 bytes of 70.
+    assert taken == [True] * 8 + [False]
+    await settle()
+    link.read()
+    await settle()
+    assert len(link.sent) == 8
+
+
+async def test_a_client_that_collects_ends_and_does_not_read_is_cut_off() -> None:
+    for size, cut in ((40, True), (1, False)):
+        link: Any = SlowLink()
+        outbox = Outbox(link, mark=50, request_limit=30, link_limit=70)
+        (one,) = exchanges(1)
+        for _ in range(6):
+            outbox.post(one, "part", 1)  # type: ignore[arg-type]
+        for _ in range(8):
+            outbox.send("end", size)  # type: ignore[arg-type]
+        assert (link.closed_with is not None) == cut
+        outbox.close()
+        await settle()
