@@ -42,6 +42,8 @@ PAYMENT_POLL_S = (10.0, 20.0)
 DUTY_POLL_S = (1.0, 2.0)
 TARGETS_POLL_S = 1.0
 MODELS_FRESH_S = 5.0
+MISSED_FRESH_S = 0.05
+\"\"\"A model that is not among the known ones is asked for at once: its worker may have come a moment ago.\"\"\"
 """How old a list of models may be for a model to be called unknown."""
 PATIENCE = 3
 """Failures in a row after which a target makes room for another one."""
@@ -162,7 +164,7 @@ class GatewayPool:
             if gateway.models is None or model in gateway.models:
                 return gateway
         for gateway in usable:
-            await self._refresh_models(gateway)
+            await self._refresh_models(gateway, fresh_s=MISSED_FRESH_S)
             if gateway.ready and (gateway.models is None or model in gateway.models):
                 return gateway
         offered = sorted({name for gateway in usable for name in gateway.models or ()})
@@ -246,7 +248,7 @@ class GatewayPool:
         gateway.proofs = await self._prover.gateway(link)
         gateway.stage = "meeting"
         terms = await session.meet()
-        self._purse.require_trusted(terms.contract)
+        self._purse.require_trusted(terms)
         gateway.stage = "paying"
         if await self._duties.prepare(terms):
             # The contract is new: on a fresh link the gateway may know it already, which saves the long way.
@@ -306,10 +308,10 @@ class GatewayPool:
         else:
             gateway.reason = ""
 
-    async def _refresh_models(self, gateway: Gateway) -> None:
+    async def _refresh_models(self, gateway: Gateway, *, fresh_s: float = MODELS_FRESH_S) -> None:
         loop = asyncio.get_running_loop()
         session = gateway.session
-        if session is None or loop.time() - gateway.models_at < MODELS_FRESH_S:
+        if session is None or loop.time() - gateway.models_at < fresh_s:
             return
         try:
             offered = count_workers(await session.worker_types())
