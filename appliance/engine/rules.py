@@ -23,6 +23,9 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 MAX_BODY_BYTES = 8 * 2**20
 """Half a frame (section 1.1): the same body still fits after it was rewritten."""
+MAX_STRUCTURE = {b"[": 2**17, b"{": 2**17, b",": 2**19, b":": 2**18}
+"""Most of each of JSON's own characters. A long text has few of them for its length; a body made of them alone would
+take the parser, and with it everybody's loop, a hundred times as long as a text of the same size."""
 MAX_DEPTH = 64
 """Nesting of a body; a JSON schema inside a tool inside a request needs about twenty."""
 
@@ -118,6 +121,11 @@ def parse_body(payload: bytes) -> JsonObject:
     """
     if len(payload) > MAX_BODY_BYTES:
         raise refusal(f"body has {len(payload)} bytes, expected at most {MAX_BODY_BYTES}")
+    for character, limit in MAX_STRUCTURE.items():
+        if payload.count(character) > limit:
+            raise refusal(
+                f"body has more than {limit} times '{character.decode()}'", hint="ask for less in one request"
+            )
     try:
         body = json.loads(payload.decode("utf-8"), parse_float=_finite, parse_constant=_no_constant)
     except (ValueError, RecursionError):

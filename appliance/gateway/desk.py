@@ -150,6 +150,9 @@ class Desk:
                 f"the client contract is in state {account.status}, expected 0 (open)", code=ErrorCode.NOT_READY
             )
         worker = self.fleet.choose(query.model_name, query.max_coefficient)
+        # The body is read when its length is paid for: reading is work, and the loop's time is everybody's.
+        least = reservation(query.max_tokens, len(query.query), query.max_coefficient)
+        self.book.reserve(account, least, price=price, stake_cap=cap).release()
         agreed = agreed_request(query.query, query.max_tokens)
         tokens = reservation(query.max_tokens, agreed.size, query.max_coefficient)
         now = self._monotonic()

@@ -6,6 +6,7 @@ lists that clients ask for (section 4.6).
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from appliance.gateway.exchange import Exchange
     from appliance.wire.base import TLObject
 
+NAMED_MODELS = 20
+"""How many models a refusal names."""
 WINDOW_S = 600.0
 """Length of the exponential window of durations (section 2.4)."""
 NO_COEFFICIENT = 2**31 - 1
@@ -170,7 +173,7 @@ class Fleet:
             raise RequestError(
                 f"unknown model {model[:200]}",
                 code=ErrorCode.PROTOCOL_VIOLATION,
-                hint=f"models served now: {', '.join(sorted(self._models)) or 'none'}",
+                hint=f"models served now: {', '.join(self._served()) or 'none'}",
             )
         best: WorkerConnection | None = None
         best_key = (math.inf, 0, 0)
@@ -188,6 +191,11 @@ class Fleet:
         if not eligible:
             raise self._none_eligible(model, connections.values(), max_coefficient)
         return best
+
+    def _served(self) -> list[str]:
+        """Some models that can be asked for now: what unproven workers say does not get into an answer."""
+        names = (model for model in sorted(self._models) if any(c.offered for c in self._models[model].values()))
+        return list(itertools.islice(names, NAMED_MODELS))
 
     @staticmethod
     def _none_eligible(model: str, connections: Iterable[WorkerConnection], limit: int) -> RequestError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
@@ -23,6 +24,7 @@ from appliance.chain.layouts import ContractStatus, ProxyData
 from appliance.chain.messages import Op
 from appliance.chain.signed import sign_close
 from appliance.gateway.payments import Payments, query_id_of
+from appliance.gateway.writing import see_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,7 +185,7 @@ class Retirement:
             if batch is None:
                 return
             try:
-                await asyncio.to_thread(self._parts.ledger.write, batch)
+                await see_through(partial(self._parts.ledger.write, batch))
             except BaseException:
                 self._book.failed(batch)
                 raise

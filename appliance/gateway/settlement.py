@@ -12,6 +12,7 @@ old backup learns from them which sequence numbers were used and what was alread
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -27,6 +28,7 @@ from appliance.chain.watch import AccountWatcher
 from appliance.gateway.contract_events import ClientSeen, Event, MarkerSeen, WorkerSeen, event_of, marker_body
 from appliance.gateway.errors import SettlementError
 from appliance.gateway.payments import query_id_of
+from appliance.gateway.writing import see_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,6 +114,7 @@ class Settlement:
         self._watcher = AccountWatcher(chain, terms.contract, after_lt=book.instance.last_lt)
         self._writing = writing or asyncio.Lock()
         self._asked: dict[Address, float] = {}
+        self._unheard: list[Event] = []
         self.problem = ""
 
     async def start(self) -> None:
@@ -143,7 +146,7 @@ class Settlement:
 
     async def _write(self, batch: Batch) -> None:
         try:
-            await asyncio.to_thread(self._ledger.write, batch)
+            await see_through(partial(self._ledger.write, batch))
         except BaseException as error:
             self._book.failed(batch)
             if isinstance(error, LedgerError):
@@ -178,18 +181,27 @@ class Settlement:
     async def _read_contract(self) -> None:
         """Take the new transactions into account, oldest first."""
         transactions = await self._watcher.poll()
-        if not transactions:
-            return
-        events: list[Event] = []
         for transaction in transactions:
-            event = event_of(transaction, self._terms, self._wallet.address)
+            event = self._understood(transaction)
             if event is not None:
                 self._observe(event)
-                events.append(event)
-        self._book.advance(transactions[-1].lt)
+                self._unheard.append(event)
+        if transactions:
+            self._book.advance(transactions[-1].lt)
+        elif not self._unheard:
+            return
+        # What a full disk keeps from being written is handed on when it was written after all.
         await self.commit("observe")
+        events, self._unheard = self._unheard, []
         for event in events:
             self._heard(event)
+
+    def _understood(self, transaction: Transaction) -> Event | None:
+        try:
+            return event_of(transaction, self._terms, self._wallet.address)
+        except Exception as error:  # noqa: BLE001 - anyone can send the contract anything: it must not stop the reading
+            log.error("transaction not understood", lt=transaction.lt, error=type(error).__name__)
+            return None
 
     def _observe(self, event: Event) -> None:
         book = self._book

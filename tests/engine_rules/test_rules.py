@@ -13,6 +13,7 @@ from appliance.engine.rules import (
     CHAT,
     COMPLETIONS,
     MAX_DEPTH,
+    MAX_STRUCTURE,
     Rules,
     agree,
     check_headers,
@@ -221,6 +222,20 @@ def test_depth_and_size_are_bounded() -> None:
         RULES.rewrite("POST", CHAT, deep(MAX_DEPTH))
     with pytest.raises(RequestError, match="expected at most"):
         parse_body(b" " * (8 * 2**20 + 1))
+
+
+@pytest.mark.parametrize(("character", "body"), [("[", b"[],"), ("{", b"{},"), (",", b"1,")])
+def test_a_body_made_of_structure_alone_is_not_parsed(character: str, body: bytes) -> None:
+    def made(times: int, *, text: bool) -> bytes:
+        inner = body * times
+        value = b'"' + inner + b'"' if text else b"[" + inner + b"0]"
+        return b'{"model":"m","messages":[],"x":' + value + b"}"
+
+    limit = MAX_STRUCTURE[character.encode()]
+    for text in (False, True):
+        with pytest.raises(RequestError, match=f"more than {limit} times"):
+            parse_body(made(limit + 1, text=text))
+        assert parse_body(made(limit - 10, text=text))
 
 
 def test_the_salt_is_ours() -> None:

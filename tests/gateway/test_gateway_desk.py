@@ -21,7 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import ErrorCode
+from appliance.gateway.bodies import AgreedRequest, agreed_request
 from appliance.gateway.desk import DeskLimits
+from appliance.gateway.fleet import NAMED_MODELS
 from appliance.wire.codec import decode
 from appliance.wire.messages import (
     ChrysalisCancel,
@@ -175,6 +177,38 @@ def test_a_client_without_cover_gets_the_whole_sum() -> None:
     world.fund(client.owner, balance=STAKE)
     world.ask(client, max_tokens=50)
     assert order(worker)
+
+
+def test_a_body_whose_length_is_not_covered_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def reading(query: bytes, max_tokens: int) -> AgreedRequest:
+        read.append(len(query))
+        return agreed_request(query, max_tokens)
+
+    monkeypatch.setattr("appliance.gateway.desk.agreed_request", reading)
+    world = World()
+    client = world.client(1, balance=PRICE_OF_100, stake=STAKE)
+    world.worker(1)
+    world.ask(client, max_tokens=50)
+    assert "adjusted tokens" in client.port.take()[0].error  # type: ignore[attr-defined]
+    assert not read
+    assert client.account.reserved == 0
+    world.fund(client.owner, balance=STAKE)
+    world.ask(client, max_tokens=50)
+    assert len(read) == 1
+
+
+def test_a_refusal_names_models_that_can_be_had_and_not_too_many() -> None:
+    world = World()
+    client = world.client(1)
+    for number in range(1, 40):
+        world.worker(number, model=f"model-{number:02}").cleared = number != 7
+    world.ask(client, model_name="nobody/has-it")
+    text = client.port.take()[0].error  # type: ignore[attr-defined]
+    assert "model-01" in text
+    assert "model-07" not in text, "nobody knows whether it is true what an unproven worker says"
+    assert text.count("model-") == NAMED_MODELS
 
 
 def test_stake_counts_up_to_the_gateways_cap() -> None:

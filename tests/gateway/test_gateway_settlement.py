@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from appliance.accounting.gateway_ledger import Batch
+    from appliance.chain.types import Transaction
     from appliance.gateway.contract_events import Event
 
 CLIENT, WORKER = 1, 2
@@ -288,6 +292,68 @@ async def test_a_ledger_that_cannot_be_written_is_told_and_tried_again(
     await money.settlement.commit()
     assert money.trouble[-1] is None
     assert money.worker.db == 5
+
+
+async def test_a_write_that_was_begun_ends_before_the_next_one(money: Money, monkeypatch: pytest.MonkeyPatch) -> None:
+    await money.settlement.start()
+    money.book.charge(money.client, money.worker, 5)
+    begun, go_on = threading.Event(), threading.Event()
+    write, written = money.ledger.write, []
+
+    def slow(batch: Batch) -> None:
+        begun.set()
+        go_on.wait(10)
+        write(batch)
+        written.append(batch.seqno)
+
+    monkeypatch.setattr(money.ledger, "write", slow)
+    first = asyncio.create_task(money.settlement.commit())
+    await asyncio.to_thread(begun.wait, 10)
+    first.cancel()
+    second = asyncio.create_task(money.settlement.commit())
+    await asyncio.sleep(0.05)
+    assert not first.done(), "a thread cannot be called back"
+    go_on.set()
+    await asyncio.wait((first, second))
+    assert first.cancelled()
+    assert written == sorted(written)
+    assert len(written) == 2
+    assert money.worker.db == 5
+
+
+async def test_a_registration_heard_while_the_disk_is_full_is_handed_on_later(
+    money: Money, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await money.settlement.start()
+    money.events.clear()
+
+    def full(_batch: object) -> None:
+        raise LedgerError("no space left", hint="make room")
+
+    money.chain.client_request(CLIENT, nonce=77)
+    with monkeypatch.context() as patch:
+        patch.setattr(money.ledger, "write", full)
+        with pytest.raises(LedgerError):
+            await money.settlement._read_contract()
+    assert money.events == []
+    await money.settlement._read_contract()
+    await money.settlement._read_contract()
+    assert [getattr(event, "nonce", None) for event in money.events] == [77]
+
+
+async def test_a_transaction_nobody_understands_stops_nothing(money: Money, monkeypatch: pytest.MonkeyPatch) -> None:
+    await money.settlement.start()
+    odd = money.chain.worker_request(WORKER, 10)
+    money.chain.worker_request(WORKER, 11)
+
+    def event(transaction: Transaction, *rest: Any) -> Event | None:
+        if transaction is odd:
+            raise RuntimeError("unforeseen")
+        return event_of(transaction, *rest)
+
+    monkeypatch.setattr("appliance.gateway.settlement.event_of", event)
+    await money.settlement._read_contract()
+    assert money.worker.tokens == 11
 
 
 def test_a_used_sequence_number_is_refused_by_the_file(money: Money) -> None:
