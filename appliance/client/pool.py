@@ -42,9 +42,9 @@ PAYMENT_POLL_S = (10.0, 20.0)
 DUTY_POLL_S = (1.0, 2.0)
 TARGETS_POLL_S = 1.0
 MODELS_FRESH_S = 5.0
+"""How old a list of models may be before it is asked for again."""
 MISSED_FRESH_S = 0.05
-\"\"\"A model that is not among the known ones is asked for at once: its worker may have come a moment ago.\"\"\"
-"""How old a list of models may be for a model to be called unknown."""
+"""The same where a model is not in the list: its worker may have come a moment ago."""
 PATIENCE = 3
 """Failures in a row after which a target makes room for another one."""
 
