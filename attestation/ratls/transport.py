@@ -1,7 +1,7 @@
 """An asyncio transport over TLS memory BIOs: what the application writes is encrypted, what arrives is decrypted.
 
-Writes of one loop iteration are joined into as few TLS records as possible. Back-pressure is the socket transport's
-own: its marks, its pausing, passed through.
+Each write is encrypted at once; who writes joins what belongs together, as a link does once in a turn of the loop.
+Back-pressure is the socket transport's own: its marks, its pausing, passed through.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _RECORD = 16384
 _READ = 1 << 16
-_EAGER = 1 << 16
 
 
 class RatlsTransport(asyncio.Transport):
@@ -42,9 +41,6 @@ class RatlsTransport(asyncio.Transport):
         self._tls = connection
         self._peer = peer
         self._protocol: asyncio.BaseProtocol | None = None
-        self._pending: list[bytes | bytearray | memoryview] = []
-        self._pending_size = 0
-        self._flush_handle: asyncio.Handle | None = None
         self._reading = True
         self._closing = False
         self._error: Exception | None = None
@@ -75,7 +71,6 @@ class RatlsTransport(asyncio.Transport):
         """Send what was written, then close. Without close_notify, as the reference does (section 5.4)."""
         if self._closing:
             return
-        self._flush()
         self._closing = True
         self._inner.close()
 
@@ -101,20 +96,18 @@ class RatlsTransport(asyncio.Transport):
         return self._reading and not self.is_closing()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue data; it is encrypted at the end of this loop iteration, or at once when much has gathered."""
+        """Encrypt data and hand it to the socket's transport, in records of up to 16 KiB."""
         if not data or self.is_closing():
             return
-        self._pending.append(data if isinstance(data, bytes) else bytes(data))
-        self._pending_size += len(data)
-        if self._pending_size >= _EAGER:
-            self._flush()
-        elif self._flush_handle is None:
-            self._flush_handle = self._loop.call_soon(self._flush)
+        try:
+            self._tls.sendall(data)
+            self._drain_tls()
+        except SSL.Error as error:
+            self._fail(error)
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Queue several pieces."""
-        for data in list_of_data:
-            self.write(data)
+        """Write several pieces as one."""
+        self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
         """Not possible.
@@ -138,7 +131,7 @@ class RatlsTransport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         """Bytes that are not sent yet."""
-        return self._pending_size + self._inner.get_write_buffer_size()
+        return self._inner.get_write_buffer_size()
 
     def feed(self, data: bytes) -> None:
         """Decrypt what arrived and deliver it (called by the session)."""
@@ -164,25 +157,8 @@ class RatlsTransport(asyncio.Transport):
     def lost(self, error: Exception | None) -> None:
         """Tell the protocol that the socket is gone (called by the session)."""
         self._closing = True
-        self._pending.clear()
-        self._pending_size = 0
         if self._protocol is not None:
             self._protocol.connection_lost(self._error or error)
-
-    def _flush(self) -> None:
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
-            self._flush_handle = None
-        if not self._pending or self._inner.is_closing():
-            return
-        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
-        self._pending.clear()
-        self._pending_size = 0
-        try:
-            self._tls.sendall(data)
-            self._drain_tls()
-        except SSL.Error as error:
-            self._fail(error)
 
     def _drain_tls(self) -> None:
         """Send what TLS has to send. A read that is not full was the last: asking again would only raise."""
