@@ -64,5 +64,12 @@ class RequestError(ApplianceError):
         self.retry_after = retry_after
 
 
+def leaf(error: BaseException) -> BaseException:
+    """What went wrong in a group of tasks, where it was one thing: that one says more than the group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 class StageError(ApplianceError):
     """A stage of a program's start-up failed; the message names the stage and the reason."""

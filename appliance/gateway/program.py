@@ -24,6 +24,7 @@ from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError, StaleError
 from appliance.chain.wallet import NodeWallet
 from appliance.config.ports import host_port, loopback_port
+from appliance.errors import leaf
 from appliance.gateway import status
 from appliance.gateway.admission import Checks
 from appliance.gateway.book import Sequence
@@ -79,7 +80,7 @@ async def run(config: GatewayConfig) -> None:
                 task.cancel()
         await asyncio.gather(work, stopping, return_exceptions=True)
         if not work.cancelled() and (error := work.exception()) is not None:
-            raise error
+            raise leaf(error)
 
 
 class Gateway:

@@ -102,6 +102,7 @@ class GatewayLink:
     Attributes:
         session: What the handshake settled; None before.
         ready: The handshake is complete and the link is not lost.
+        image: The gateway's attested image, 32 bytes; None before it was allowed.
         violations: Messages that broke a rule.
         unwelcome: The link ended before the handshake, after extensions were offered and not agreed to.
         died_comparing: The link ended during the comparison of accounts.
@@ -120,6 +121,7 @@ class GatewayLink:
         self.address = address
         self.session: Session | None = None
         self.ready = False
+        self.image: bytes | None = None
         self.violations = 0
         self.died_comparing = False
         self.unwelcome = False
@@ -209,6 +211,7 @@ class GatewayLink:
                 f"the gateway's image is {image.hex()}, which the root contract does not list",
                 hint="the gateway runs another release, or gave no evidence",
             )
+        self.image = image
 
     async def _shake_hands(self, link: Link, *, state_totals: bool) -> None:
         now = self._worker.announcement

@@ -8,14 +8,14 @@ disk before it is sent; contracts that are done with are forgotten. When a payou
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from appliance.accounting.errors import LedgerError
 from appliance.chain.deploy import WorkerContract
-from appliance.chain.errors import ChainError
+from appliance.chain.errors import ChainError, FundsError
 from appliance.chain.layouts import ContractStatus, WorkerData
 from appliance.chain.messages import Op
 from appliance.chain.payouts import PayoutDecision, PayoutTerms, PayoutView, Verdict, decide
@@ -121,6 +121,7 @@ class Collector:
             try:
                 await self._look(record, params, linked)
             except (ChainError, LedgerError) as error:
+                self._explain(record, str(error))
                 log.warning("payout postponed", contract=record.worker_contract.raw(), error=type(error).__name__,
                             reason=error.message, hint=error.hint)  # fmt: skip
             except Exception as error:  # noqa: BLE001 - one gateway's account must not keep the others' from their pay
@@ -150,6 +151,12 @@ class Collector:
         elif decision.verdict is Verdict.DROP or (view.retiring and decision.due_tokens == 0 and not view.requested):
             await self._forget(record, decision, linked)
 
+    def _explain(self, record: ProxyRecord, why: str) -> None:
+        """Let whoever looks see why the decision was not carried out."""
+        decision = self.decisions.get(record.contract)
+        if decision is not None:
+            self.decisions[record.contract] = replace(decision, reason=f"{decision.reason}; {why}")
+
     def _retiring(self, record: ProxyRecord, params: Params) -> bool:
         """The contract's parameters are outdated, and for half the closing delay already (section 2.6)."""
         if record.params_version >= params.params_version:
@@ -166,7 +173,12 @@ class Collector:
         noted = self._book.requested(record.contract, payment.tokens, payment.query_id, int(self._clock()))
         await self._book.keep(noted)
         log.info("payout sent", contract=record.worker_contract.raw(), tokens=decision.due_tokens, amount=decision.due)
-        await self._payer.payout(payment)
+        try:
+            await self._payer.payout(payment)
+        except FundsError:
+            # Nothing left the wallet: it is asked for again as soon as there is gas money, not in ten minutes.
+            await self._book.keep(self._book.requested(record.contract, 0, 0, 0))
+            raise
 
     async def _deploy(self, record: ProxyRecord, params: Params) -> None:
         """The contract that owes is not on chain; of outdated parameters nothing can be deployed any more."""

@@ -28,7 +28,7 @@ from appliance.chain.wallet import NodeWallet
 from appliance.config.ports import loopback_port
 from appliance.engine.errors import EngineUnavailableError
 from appliance.engine.rules import Rules
-from appliance.errors import ConfigError, StageError
+from appliance.errors import ConfigError, StageError, leaf
 from appliance.keys import read_key, read_secret, write_secret
 from appliance.worker.book import Book
 from appliance.worker.engine import describe_engine, open_engine
@@ -90,7 +90,7 @@ async def run(config: WorkerConfig) -> None:
             working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         if not working.cancelled() and (error := working.exception()) is not None:
-            raise error
+            raise leaf(error)
 
 
 class Program:

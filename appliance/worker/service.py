@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from appliance.accounting.tokens import MAX_COEFFICIENT
+from appliance.chain.admin import add_image, add_model
 from appliance.chain.deploy import WorkerContract
 from appliance.chain.errors import ChainError
 from appliance.errors import ConfigError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from appliance.chain.addresses import Address
+    from appliance.chain.admin import OwnerOrder
     from appliance.chain.layouts import RootState
     from appliance.chain.types import ChainReader
     from appliance.wire.transport import Dialer
@@ -145,6 +147,7 @@ class Worker:
         self._enabled = True
         self._draining = False
         self._reasons: tuple[Reason, ...] = ()
+        self._cures: dict[str, str] = {}
         self._collect_now = asyncio.Event()
 
     # What links ask (``Surroundings``)
@@ -218,6 +221,8 @@ class Worker:
         settings = self._settings
         age = self._registry.age()
         known = age != float("inf")
+        image = self._registry.image_listed(settings.image) if known and settings.check_images else None
+        model = self._registry.model_listed(self._offer.model) if known and settings.check_models else None
         return reasons(
             Situation(
                 engine_ready=self._engine_ready(),
@@ -226,10 +231,16 @@ class Worker:
                 ledger_fault=self._book.fault,
                 registry_age=age if known else None,
                 max_age=settings.max_age,
-                image=self._registry.image_listed(settings.image) if known and settings.check_images else None,
-                model=self._registry.model_listed(self._offer.model) if known and settings.check_models else None,
+                image=image,
+                model=model,
+                image_cure=self._cure(add_image(settings.root, settings.image)) if image is False else "",
+                model_cure=self._cure(add_model(settings.root, self._offer.model)) if model is False else "",
             )
         )
+
+    def _cure(self, order: OwnerOrder) -> str:
+        """Who has to send what to whom; the first wording stays, since its query id is drawn anew each time."""
+        return self._cures.setdefault(order.summary, order.explain(self._registry.state.owner))
 
     def _announce(self) -> None:
         found = self.look()
@@ -284,6 +295,7 @@ class Worker:
         """One look at root parameters, targets and standing."""
         if self._registry.age() != float("inf"):
             self._follow_params()
+            self._follow_images()
             if not self._draining:
                 self._gateways.dial(self._listed())
         self._announce()
@@ -295,6 +307,13 @@ class Worker:
             log.info("root parameters changed", version=version)
             self._gateways.close()
         self._params_version = max(version, self._params_version or 0)
+
+    def _follow_images(self) -> None:
+        """A gateway whose image has left the list gets no answers any more, and sees no further prompt."""
+        for link in self._gateways.links:
+            if link.image is not None and not self.peer_allowed(link.image):
+                log.warning("gateway's image is not listed any more", gateway=link.address)
+                link.close()
 
     def _listed(self) -> Sequence[str]:
         """The gateways that may be dialled."""

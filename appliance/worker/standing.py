@@ -45,6 +45,8 @@ class Situation:
         max_age: Seconds after which it is stale.
         image: Whether this machine's image is listed; None where images are not checked.
         model: Whether the model is listed; None where models are not checked.
+        image_cure: Who has to send what to whom to have the image listed.
+        model_cure: The same for the model.
     """
 
     engine_ready: bool
@@ -55,6 +57,8 @@ class Situation:
     max_age: float
     image: bool | None
     model: bool | None
+    image_cure: str = ""
+    model_cure: str = ""
 
 
 def reasons(now: Situation) -> tuple[Reason, ...]:
@@ -89,7 +93,7 @@ def reasons(now: Situation) -> tuple[Reason, ...]:
             Reason(
                 "image-delisted",
                 "this machine's image is not in the root contract's list",
-                "run a listed release; work resumes when the image is listed again",
+                _cure("run a listed release; work resumes when the image is listed again", now.image_cure),
             )
         )
     if now.model is False:
@@ -97,10 +101,15 @@ def reasons(now: Situation) -> tuple[Reason, ...]:
             Reason(
                 "model-delisted",
                 "this worker's model is not in the root contract's list",
-                "serve a listed model; work resumes when it is listed again",
+                _cure("serve a listed model; work resumes when it is listed again", now.model_cure),
             )
         )
     return tuple(found)
+
+
+def _cure(own: str, owners: str) -> str:
+    """What this machine's operator can do, and what the root contract's owner."""
+    return f"{own}: {owners}" if owners else own
 
 
 def refusal(found: tuple[Reason, ...]) -> Reason | None:

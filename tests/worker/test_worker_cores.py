@@ -14,6 +14,7 @@ from worker_world import Accounts, make_params
 from appliance.accounting.records import Counters, ProxyRecord
 from appliance.chain.layouts import ContractStatus
 from appliance.chain.payouts import PayoutTerms, Verdict, decide
+from appliance.errors import leaf
 from appliance.wire.codec import decode, encode
 from appliance.wire.messages import HttpHeader, HttpResponse, ProxyQueryAnswerEx, ProxyQueryAnswerPartEx, TokensUsed
 from appliance.wire.reconnect import Backoff
@@ -189,3 +190,11 @@ def test_salts_are_told_apart_by_secret_and_by_process() -> None:
     assert one.salt("") != one.salt("")
     assert "s" * 8 not in one.salt("s" * 8)
     assert repr(one.key) not in repr(one)
+
+
+def test_what_ended_a_group_of_tasks_is_told_by_its_own_name() -> None:
+    one, other = ValueError("one"), ValueError("other")
+    assert leaf(ExceptionGroup("group", [ExceptionGroup("inner", [one])])) is one
+    both = ExceptionGroup("group", [one, other])
+    assert leaf(both) is both
+    assert leaf(one) is one

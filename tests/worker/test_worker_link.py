@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from worker_world import FULL_MODEL, Accounts, World, make_params, make_world, until
+from worker_world import FULL_MODEL, ROOT, Accounts, World, make_params, make_world, until
 
 from appliance.accounting.errors import StoreFullError
 from appliance.accounting.records import Counters, ProxyRecord
 from appliance.accounting.worker_ledger import WorkerLedger
+from appliance.chain.errors import FundsError
 from appliance.wire.errors import QueryError
 from appliance.wire.extensions import ALL
 from appliance.wire.messages import (
@@ -230,6 +231,46 @@ async def test_a_gateway_whose_image_is_not_listed_hears_nothing(tmp_path: Path)
         await until(lambda: bool(world.worker.links) and world.worker.links[0].ready)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_gateway_whose_image_leaves_the_list_is_left(world: World) -> None:
+    world.worker.tick()
+    assert world.worker.links[0].ready, "the control: it is listed"
+    world.registry.proxy_images.clear()
+    world.worker.tick()
+    await until(lambda: not world.worker.links)
+    world.registry.proxy_images.add(bytes(32))
+    await until(lambda: bool(world.worker.links) and world.worker.links[0].ready)
+
+
+async def test_who_is_not_listed_says_what_to_send_to_whom(world: World) -> None:
+    world.registry.images.clear()
+    world.registry.models.clear()
+    image, model = world.worker.look()
+    assert (image.name, model.name) == ("image-delisted", "model-delisted")
+    for reason, subject in ((image, bytes(32).hex()), (model, FULL_MODEL)):
+        for part in ("has to send", ROOT.friendly(bounceable=True), world.registry.state.owner.friendly(), subject):
+            assert part in reason.hint
+    assert world.worker.look() == (image, model), "and says the same when it is asked again"
+
+
+async def test_a_payout_without_gas_money_is_tried_again_at_once(world: World) -> None:
+    world.chain.put(world.accounts, 0)
+    world.gateway.send(payment(world, 5000, 5000, 5000))
+    await until(lambda: world.record.counters.committed == 5000)
+    paying = world.payer.payout
+
+    async def empty(_payment: object) -> None:
+        raise FundsError("wallet holds 0 TON", balance=0, needed=1, hint="send at least 2 TON to it")
+
+    world.payer.payout = empty  # type: ignore[method-assign, assignment]  # for this test
+    collector, linked = world.worker.collector, frozenset({world.accounts.contract})
+    await collector.round(world.registry.params, lambda: linked)
+    assert world.record.requested == 0
+    assert "send at least 2 TON" in collector.decisions[world.accounts.contract].reason
+    world.payer.payout = paying  # type: ignore[method-assign]
+    await collector.round(world.registry.params, lambda: linked)
+    assert len(world.payer.paid) == 1
 
 
 async def test_a_gateway_that_dies_over_our_totals_is_next_told_none(tmp_path: Path) -> None:
