@@ -112,7 +112,7 @@ class Purse:
         self._holds: dict[bytes, Hold] = {}
         self._held: dict[Address, int] = {}
         self._held_nanotons = 0
-        self._barred: dict[Address, str] = {}
+        self._barred: dict[bytes, str] = {}
         for account in self._accounts.values():
             unknown = account.authorized_tokens - account.spent_tokens
             if unknown:
@@ -150,18 +150,18 @@ class Purse:
             return None
         return max(0, self._budget - sum(account.exposed_nanotons for account in self._accounts.values()))
 
-    def require_trusted(self, contract: Address) -> None:
+    def require_trusted(self, terms: Terms) -> None:
         """Raise :class:`PaymentRefusedError` for a gateway that charged too much since this program started."""
-        reason = self._barred.get(contract)
+        reason = self._barred.get(terms.public_key)
         if reason is not None:
             raise PaymentRefusedError(
                 f"this gateway is not used any more: {reason}",
                 hint="take back the stake with 'chrysalis client refund', or restart the client to use it again",
             )
 
-    def bar(self, contract: Address, reason: str) -> None:
-        """Use a gateway no more until the program is restarted, under whatever address it appears."""
-        self._barred.setdefault(contract, reason)
+    def bar(self, terms: Terms, reason: str) -> None:
+        """Use a gateway no more until the program is restarted, under whatever address or contract it appears."""
+        self._barred.setdefault(terms.public_key, reason)
 
     # Requests ---------------------------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ class Purse:
             PaymentRefusedError: The gateway is barred.
             LedgerError: The disk did not take it, so nothing may be sent.
         """
-        self.require_trusted(terms.contract)
+        self.require_trusted(terms)
         account, tokens = self._accounts[terms.contract], ceiling(prepared, terms.params)
         cost, left = tokens * account.price, self.funds().budget_left
         if left is not None and cost > left:

@@ -164,7 +164,7 @@ class GatewayPool:
             if gateway.models is None or model in gateway.models:
                 return gateway
         for gateway in usable:
-            await self._refresh_models(gateway, fresh_s=MISSED_FRESH_S)
+            await self._refresh_models(gateway, MISSED_FRESH_S)
             if gateway.ready and (gateway.models is None or model in gateway.models):
                 return gateway
         offered = sorted({name for gateway in usable for name in gateway.models or ()})
@@ -255,7 +255,7 @@ class GatewayPool:
             return False
         gateway.stage = "authorising"
         await session.authorise(terms)
-        await self._refresh_models(gateway)
+        await self._refresh_models(gateway, MODELS_FRESH_S)
         gateway.stage = "ready"
         self._changed.set()
         log.info("gateway ready", gateway=gateway.name, contract=str(terms.contract))
@@ -293,7 +293,7 @@ class GatewayPool:
             return
         try:
             await session.update_payment()
-            await self._refresh_models(gateway)
+            await self._refresh_models(gateway, MODELS_FRESH_S)
         except (QueryError, QueryTimeoutError) as error:
             log.warning("gateway tells nothing", gateway=gateway.name, error=type(error).__name__)
         try:
@@ -308,7 +308,7 @@ class GatewayPool:
         else:
             gateway.reason = ""
 
-    async def _refresh_models(self, gateway: Gateway, *, fresh_s: float = MODELS_FRESH_S) -> None:
+    async def _refresh_models(self, gateway: Gateway, fresh_s: float) -> None:
         loop = asyncio.get_running_loop()
         session = gateway.session
         if session is None or loop.time() - gateway.models_at < fresh_s:

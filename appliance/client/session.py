@@ -26,7 +26,6 @@ from measurements.errors import ChrysalisError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from appliance.chain.addresses import Address
     from appliance.chain.layouts import RootState
     from appliance.chain.signed import SignedPayment
     from appliance.client.request import Prepared
@@ -84,7 +83,7 @@ class Money(Protocol):
         """A verified signed charge."""
         ...
 
-    def bar(self, contract: Address, reason: str) -> None:
+    def bar(self, terms: Terms, reason: str) -> None:
         """Use the gateway no more."""
         ...
 
@@ -174,7 +173,7 @@ class GatewaySession:
         try:
             self._money.opened(terms, charge(answer.signed_payment, terms), answer.max_tokens)
         except PaymentRefusedError as error:
-            self._money.bar(terms.contract, error.message)
+            self._money.bar(terms, error.message)
             raise
         self.terms = terms
 
@@ -297,6 +296,8 @@ class GatewaySession:
             self._distrust(error)
         else:
             answer.finish(used, cost, info)
+            # An answer that was lost on its last step is paid for all the same.
+            answer.unsettled = answer.error is not None and cost > 0
 
     def _refused(self, key: bytes, number: int, text: str) -> None:
         """The gateway or the worker answered with an error, before or after the head."""
@@ -360,7 +361,7 @@ class GatewaySession:
         """The gateway is wrong about money: this link ends; where it charged too much, there will be no other one."""
         log.error("gateway is wrong about money", error=type(error).__name__, reason=error.message)
         if self.terms is not None and isinstance(error, PaymentRefusedError):
-            self._money.bar(self.terms.contract, error.message)
+            self._money.bar(self.terms, error.message)
         if self.lost is None:
             self.lost = error
         self.link.close()

@@ -29,6 +29,7 @@ from appliance.client.errors import (
 )
 from appliance.client.events import MAX_TAIL, EventCutter
 from appliance.client.request import SALT_HEADER, Limits, prepare
+from appliance.client.session import GatewaySession
 from appliance.errors import ErrorCode, RequestError
 from appliance.wire import messages as tl
 from appliance.wire.codec import decode
@@ -295,3 +296,21 @@ def test_every_error_has_a_status_and_a_cause(error: Exception, status: int, cod
     assert (told.status, told.body["error"]["code"]) == (status, code)
     assert "secret" not in json.dumps(told.body)
     assert told.headers == ({"Retry-After": "1"} if status == 429 else {})
+
+
+async def test_an_answer_lost_on_its_last_step_is_not_sent_again() -> None:
+    """The gateway counted it, though its last part did not fit the buffer."""
+
+    class Money:
+        def settle(self, _key: bytes, _used: object) -> int:
+            return 300
+
+    session: Any = GatewaySession.__new__(GatewaySession)
+    session._money = Money()
+    for small, lost in ((True, True), (False, False)):
+        answer = Answer(bytes(32), buffer_bytes=10 if small else 100)
+        session._open = {answer.request_id: answer}
+        session.message_received(None, tl.ClientQueryAnswerEx(answer.request_id, head(), 0))
+        info = tl.ClientQueryFinalInfo(0, used())
+        session.message_received(None, tl.ClientQueryAnswerPartEx(answer.request_id, b"x" * 50, 1, info))
+        assert (answer.finished, answer.unsettled, not session._open) == (True, lost, True)

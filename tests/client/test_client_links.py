@@ -29,7 +29,7 @@ from appliance.accounting.client_ledger import ClientLedger
 from appliance.chain.errors import ChainUnavailableError
 from appliance.chain.messages import Op
 from appliance.client import pool as module
-from appliance.client.errors import GatewayRefusedError, NoGatewayError, WorkerRefusedError
+from appliance.client.errors import GatewayRefusedError, ModelNotFoundError, NoGatewayError, WorkerRefusedError
 from appliance.client.handshake import Self, check, hello
 from appliance.client.session import plain_text, split_retry
 from appliance.client.verification import RECHECK_S
@@ -378,6 +378,16 @@ async def test_a_delisting_holds_for_verdicts_reached_before(world: World, what:
         await world.client.complete(CHAT, chat())
     assert world.gateway.heard.empty()
     world.root = listed
+    await answered(world)
+
+
+async def test_a_model_that_came_a_moment_ago_is_found(world: World) -> None:
+    world.gateway.models = {}
+    await world.start()
+    with pytest.raises(ModelNotFoundError, match="none now"):
+        await world.client.complete(CHAT, chat())
+    world.gateway.models = {MODEL: 1}
+    await asyncio.sleep(module.MISSED_FRESH_S)
     await answered(world)
 
 

@@ -369,14 +369,18 @@ def test_a_ledger_of_the_first_schema_is_brought_up(tmp_path: Path) -> None:
 def test_a_barred_gateway_gets_nothing_until_the_restart(tmp_path: Path) -> None:
     purse = open_purse(tmp_path / "client.sqlite")
     purse.opened(AT, None, 0)
-    purse.require_trusted(AT.contract)
-    purse.bar(AT.contract, "it charged too much")
-    purse.bar(AT.contract, "something else")
+    purse.require_trusted(AT)
+    purse.bar(AT, "it charged too much")
+    purse.bar(AT, "something else")
+    elsewhere = terms(root_params(params_version=4))
+    assert elsewhere.contract != AT.contract
+    with pytest.raises(PaymentRefusedError):
+        purse.require_trusted(elsewhere)
     with pytest.raises(PaymentRefusedError, match="it charged too much"):
         purse.reserve(AT, random_id(), REQUEST)
     purse.close()
     again = open_purse(tmp_path / "client.sqlite")
-    again.require_trusted(AT.contract)
+    again.require_trusted(AT)
     again.close()
 
 
