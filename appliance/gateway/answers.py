@@ -15,6 +15,7 @@ from appliance.gateway.bodies import response_head
 from appliance.gateway.exchange import HAS_FINAL_INFO, Phase
 from appliance.gateway.observe import NOTHING, judge
 from appliance.wire.errors import WireError
+from appliance.wire.limits import LinkLimits
 from appliance.wire.messages import (
     ClientQueryAnswerEx,
     ClientQueryAnswerPartEx,
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from appliance.wire.messages import TokensUsed
 
 log = structlog.get_logger(__name__)
+
+LARGEST_PIECE = LinkLimits().max_frame - (1 << 16)
+"""Bytes of an answer that one message to a client may carry: a frame, less what goes around them."""
 
 _KNOWN_CODES = frozenset(map(int, ErrorCode))
 
@@ -116,6 +120,9 @@ class Answers:
             self._ends.violation(exchange, "a part came before the head of the answer")
             return
         data = message.answer
+        if len(data) > LARGEST_PIECE:
+            self._too_large(exchange, len(data))
+            return
         if data:
             exchange.observer.feed(data)
             self._tally.bytes_relayed += len(data)
@@ -143,6 +150,9 @@ class Answers:
             head = response_head(answer, exchange.started_wall, exchange.head_wall)
         except RequestError as error:
             self._ends.violation(exchange, error.message)
+            return
+        if len(head.answer) > LARGEST_PIECE:
+            self._too_large(exchange, len(head.answer))
             return
         exchange.observer.feed(head.payload)
         self._tally.bytes_relayed += len(head.payload)
@@ -194,6 +204,10 @@ class Answers:
             exchange.client.port.send(message, len(data if head is None else head))
         self._pay(exchange, worker, tokens.total_tokens_used)
         self._ends.close(exchange)
+
+    def _too_large(self, exchange: Exchange, size: int) -> None:
+        """It would fit no frame to the client; one that is not told apart here would cost it its whole link."""
+        self._ends.violation(exchange, f"a piece of the answer has {size} bytes, {LARGEST_PIECE} can be passed on")
 
     def _charge(self, exchange: Exchange, worker: WorkerConnection, report: TokensUsed) -> TokensUsed:
         judgement = judge(

@@ -38,6 +38,8 @@ HAS_FINAL_INFO = 1
 _DEBUG = 1
 _TIMES = 2
 _ERROR_LIMIT = 4096
+_DEBUG_LIMIT = 8192
+"""Characters of a worker's texts that a client gets: a few numbers need a hundred."""
 WORKER_TIME_SHARE = 0.95
 """A worker gets this part of the time that is left, so that its own refusal still arrives (section 2.4)."""
 
@@ -199,7 +201,7 @@ class Exchange:
         return ClientQueryFinalInfo(
             flags=_DEBUG * self.debug | _TIMES * times,
             tokens_used=tokens,
-            worker_debug=((info.worker_debug if info else None) or "") if self.debug else None,
+            worker_debug=((info.worker_debug if info else None) or "")[:_DEBUG_LIMIT] if self.debug else None,
             proxy_debug=self._debug_text(now_wall) if self.debug else None,
             proxy_start_time=self.started_wall if times else None,
             proxy_end_time=now_wall if times else None,

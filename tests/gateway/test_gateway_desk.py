@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from gateway_world import (
@@ -21,10 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import ErrorCode
+from appliance.gateway.answers import LARGEST_PIECE
 from appliance.gateway.bodies import AgreedRequest, agreed_request
 from appliance.gateway.desk import DeskLimits
 from appliance.gateway.fleet import NAMED_MODELS
-from appliance.wire.codec import decode
+from appliance.wire.codec import decode, encode
 from appliance.wire.messages import (
     ChrysalisCancel,
     ClientQueryAnswerError,
@@ -285,6 +288,17 @@ def test_debug_texts_appear_only_when_asked() -> None:
     assert answer.final_info.worker_debug == ""
 
 
+def test_a_workers_debug_text_is_bounded() -> None:
+    world = World()
+    client, worker = world.client(1), world.worker(1)
+    world.ask(client, flags=1, enable_debug=True)
+    asked = order(worker).request_id
+    long = replace(final(0), flags=3, worker_debug="x" * 10**6)
+    world.desk.worker_message(worker, head(asked, final=long))
+    answer = only(client.port.take(), ClientQueryAnswerEx)  # type: ignore[attr-defined]
+    assert 0 < len(answer.final_info.worker_debug) < 10**5  # type: ignore[attr-defined]
+
+
 def test_a_workers_error_costs_nothing_and_needs_no_final_info() -> None:
     for info in (final(30), None):
         world = World()
@@ -318,6 +332,32 @@ def test_order_violations_end_the_request() -> None:
         assert error.error_code == 621
         assert only(worker.port.take(), ChrysalisCancel)  # type: ignore[attr-defined]
         assert world.reserved() == 0
+
+
+def test_a_piece_that_fits_no_frame_ends_its_request_and_no_other() -> None:
+    def streaming() -> tuple[World, Any, Any, bytes]:
+        world = World()
+        client, worker = world.client(1), world.worker(1)
+        world.ask(client)
+        return world, client, worker, order(worker).request_id
+
+    for size, passes in ((LARGEST_PIECE, True), (LARGEST_PIECE + 1, False)):
+        for ending in (None, final(0)):
+            world, client, worker, asked = streaming()
+            world.desk.worker_message(worker, head(asked))
+            client.port.take()
+            world.desk.worker_message(worker, part(asked, bytes(size), final=ending))
+            first = client.port.take()[0]
+            if passes:
+                assert isinstance(first, ClientQueryAnswerPartEx)
+                # The client's link can carry it.
+                assert len(encode(first)) < (1 << 24) - 64
+            else:
+                assert "can be passed on" in only([first], ClientQueryAnswerPartError).error  # type: ignore[attr-defined]
+                assert world.reserved() == 0
+    world, client, worker, asked = streaming()
+    world.desk.worker_message(worker, head(asked, payload=bytes(LARGEST_PIECE)))
+    assert isinstance(client.port.take()[0], ClientQueryAnswerError)
 
 
 def test_the_gateways_own_time_limit() -> None:

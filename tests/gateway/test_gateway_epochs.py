@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from gateway_chain import FakeChain, FakeWallet
-from gateway_world import IDENTITY, KEY, root_state, terms
+from gateway_world import FULL_MODEL, IDENTITY, IMAGE, KEY, MODEL, OWNER, Port, root_state, terms
 
 from appliance.accounting.errors import StoreFullError
 from appliance.accounting.gateway_ledger import GatewayLedger
-from appliance.chain.errors import ChainTimeoutError
-from appliance.gateway.admission import Checks
+from appliance.chain.errors import ChainTimeoutError, StaleError
+from appliance.gateway.admission import AdmittedWorker, Checks
 from appliance.gateway.book import Sequence
 from appliance.gateway.desk import DeskLimits
 from appliance.gateway.epoch import Parts, Session
+from appliance.gateway.fleet import WorkerConnection
 from appliance.gateway.program import Gateway
 from appliance.gateway.terms import Terms
 
@@ -34,16 +35,18 @@ class Root:
 
     def __init__(self) -> None:
         self.state = root_state()
+        self.stale = False
         self.told: list[Callable[[RootState], None]] = []
 
     def subscribe(self, callback: Callable[[RootState], None]) -> None:
         self.told.append(callback)
 
     def require_fresh(self) -> None:
-        return
+        if self.stale:
+            raise StaleError("the root contract's state is 9999 s old, allowed are 7200 s")
 
-    def change(self, version: int) -> None:
-        self.state = root_state(version=version, params_version=version)
+    def change(self, version: int, **changes: Any) -> None:
+        self.state = root_state(**({"version": version, "params_version": version} | changes))
         for callback in self.told:
             callback(self.state)
 
@@ -180,3 +183,31 @@ async def test_a_disk_that_is_full_at_that_moment_holds_the_change_up_and_nothin
             made.ledger.full = False
         await made.serving(4)
         assert [row.tokens for row in made.ledger.workers(old.desk.terms.contract.raw())] == [7]
+
+
+async def test_a_stale_root_stops_new_work_and_a_fresh_one_lets_it_go_on(tmp_path: Path) -> None:
+    async with running(tmp_path / "gateway.sqlite") as made:
+        made.root.stale = True
+        async with asyncio.timeout(10):
+            while "9999 s old" not in (made.gateway.epoch.desk.closed or ""):  # noqa: ASYNC110 - a tick changes it
+                await asyncio.sleep(0.01)
+        made.root.stale = False
+        await made.serving(3)
+
+
+async def test_a_worker_that_leaves_the_lists_is_not_offered_requests_until_it_is_back(tmp_path: Path) -> None:
+    async with running(tmp_path / "gateway.sqlite") as made:
+        desk = made.gateway.epoch.desk
+        admitted = AdmittedWorker(OWNER, FULL_MODEL, MODEL, 1000, 2, 2, IMAGE)
+        account = desk.book.worker(OWNER, desk.terms.worker_contract(OWNER))
+        worker = WorkerConnection(1, Port(), admitted, account)
+        worker.shaken = worker.cleared = True
+        worker.disabled = False
+        desk.fleet.add(worker)
+        for version, gone in ((6, {"worker_hashes": frozenset()}), (8, {"model_hashes": frozenset()})):
+            assert worker.offered
+            made.root.change(version, params_version=3, **gone)
+            assert not worker.offered
+            made.root.change(version + 1, params_version=3)
+        assert worker.offered
+        assert made.gateway.epoch.desk is desk, "lists alone make no new contract"
