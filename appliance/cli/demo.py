@@ -17,7 +17,8 @@ from appliance import logs
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.cli.progress import shown
-from appliance.lab.demo import PROMPTS, Demonstration, Result, Settings
+from appliance.lab.demo import Demonstration
+from appliance.lab.demo_result import PROMPTS, Result, Settings
 from appliance.lab.errors import LabError
 from measurements.errors import ChrysalisError
 

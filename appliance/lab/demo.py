@@ -11,114 +11,35 @@ import asyncio
 import contextlib
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from appliance.accounting.tokens import Multipliers, Usage, adjusted
-from appliance.chain import admin, rewards
+from appliance.chain import rewards
 from appliance.chain.addresses import Address
 from appliance.chain.layouts import WorkerData
 from appliance.chain.wallet import tons
 from appliance.engine.models import PreparedModel, prepare
-from appliance.keys import new_key
 from appliance.lab import retokenize
 from appliance.lab.asking import Asked, Caller, messages
+from appliance.lab.demo_network import COEFFICIENT, PRICES, Founded, found_network
+from appliance.lab.demo_result import Reporter, Result, Settings
 from appliance.lab.errors import LabError
 from appliance.lab.processes import Child, Processes, survivors, until_file, until_healthy
-from appliance.lab.tee_service import collateral_path
-from appliance.lab.world import TON, Economy, World
+from appliance.lab.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from appliance.chain.types import AccountState
-    from appliance.engine.progress import Progress
 
-PROMPTS = (
-    "What is the capital of France? Answer in one sentence.",
-    "Name three primary colours.",
-    "Write one short sentence about the sea.",
-)
-PRICES = Economy(price_per_token=1_200_000, worker_fee_per_token=1_000_000)
-COEFFICIENT = 1000
 _KINDS = ("prompt", "cached", "completion", "reasoning")
 MAX_TOKENS = 48
-POW_DIFFICULTY = 16
-COMMIT_S = 3.0
 ENGINE_START_S = 600.0
 START_S = 120.0
 PAID_S = 240.0
-OWNER_FUNDS = 10 * TON
-WALLET_FUNDS = 10 * TON
-CLIENT_FUNDS = 100 * TON
-STAKE = 20 * TON
-
-
-class Reporter(Protocol):
-    """Who is told."""
-
-    def stage(self, name: str) -> None:
-        """A stage begins."""
-        ...
-
-    def line(self, text: str) -> None:
-        """Something worth knowing."""
-        ...
-
-    def text(self, piece: str) -> None:
-        """A piece of an answer as it comes."""
-        ...
-
-    def progress(self, report: Progress) -> None:
-        """A long preparation goes on."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What to demonstrate.
-
-    Attributes:
-        directory: Where everything is kept.
-        model: A recipe of the engine room: ``smollm2`` or ``tiny``.
-        prompts: At least one; the last is asked through the ``openai`` package.
-        delist: What to leave out of the root contract, to see the refusal.
-    """
-
-    directory: Path
-    model: str = "smollm2"
-    prompts: tuple[str, ...] = PROMPTS
-    delist: Literal["image", "model"] | None = None
-
-
-@dataclass(slots=True)
-class Result:
-    """What is printed in the end; :meth:`to_dict` is the JSON object."""
-
-    ok: bool = False
-    error: str = ""
-    engine: dict[str, Any] = field(default_factory=dict)
-    prompts: list[Asked] = field(default_factory=list)
-    verdicts: dict[str, Any] = field(default_factory=dict)
-    tokens: dict[str, Any] = field(default_factory=dict)
-    signed_tokens: int = 0
-    owner_before: int = 0
-    owner_after: int = 0
-    expected_delta: int = 0
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    chain: dict[str, Any] = field(default_factory=dict)
-    processes_left: list[str] = field(default_factory=list)
-    checks: dict[str, bool] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            name: [item.to_dict() for item in self.prompts] if name == "prompts" else getattr(self, name)
-            for name in self.__slots__
-        }
 
 
 class Demonstration:
@@ -166,7 +87,8 @@ class Demonstration:
             network, control = await self._start_chain()
         async with World(self._settings.directory, network, control, PRICES) as world:
             with self._stage("contracts"):
-                worker_image, gateway_image = await self._found_network(world, model)
+                founded = await found_network(world, model, self._tell.line, delist=self._settings.delist)
+                self._urls |= founded.urls
             with self._stage("gateway"):
                 await self._start("gateway", START_S)
             with self._stage("worker"):
@@ -178,7 +100,7 @@ class Demonstration:
             with self._stage("client"):
                 await self._start("client", START_S)
             with self._stage("proofs"):
-                await self._show_proofs(model, worker_image, gateway_image)
+                await self._show_proofs(model, founded)
             contract = await self._worker_contract()
             before = await world.chain.account(world.owner.address)
             engine_before = await self._get("worker", "/engine")
@@ -202,93 +124,6 @@ class Demonstration:
         await until_healthy(child, control + "/status", timeout=START_S)
         self._tell.line(f"local chain {facts['global_id']}, one validator, liteserver on loopback")
         return network, control
-
-    async def _found_network(self, world: World, model: PreparedModel) -> tuple[bytes, bytes]:
-        """Contracts, listings, funds and files; returns both image hashes."""
-        root = await world.deploy_root()
-        self._tell.line(f"root contract {root.friendly(bounceable=True, testnet=True)}")
-        worker_measured = world.measured(model.name, self._engine(model))
-        worker = await world.machine("worker", worker_measured)
-        gateway_measured = world.measured()
-        gateway = await world.machine("gateway", gateway_measured)
-        ports = {name: world.ports.take() for name in ("workers", "clients", "api", "worker", "gateway")}
-        orders = [admin.register_proxy(root, f"127.0.0.1:{ports['workers']} 127.0.0.1:{ports['clients']}")]
-        orders.append(admin.add_proxy_image(root, gateway.image))
-        if self._settings.delist != "image":
-            orders.append(admin.add_image(root, worker.image))
-        if self._settings.delist != "model":
-            orders.append(admin.add_model(root, model.name))
-        await world.order(*orders)
-        self._tell.line(f"listed worker image {worker.image.hex()[:16]}…, gateway image {gateway.image.hex()[:16]}…")
-        await world.faucet(world.owner.address, OWNER_FUNDS)
-        world.secret("api.key")
-        world.secret("client.secret")
-        wallets = {name: world.wallet_of(f"{name}-wallet.key") for name in ("worker", "gateway", "client")}
-        for name, address in wallets.items():
-            await world.faucet(address, CLIENT_FUNDS if name == "client" else WALLET_FUNDS)
-        self._write_configs(world, ports, worker_measured, gateway_measured, model)
-        self._urls |= {name: f"http://127.0.0.1:{ports[name]}" for name in ("worker", "gateway")}
-        self._urls["client"] = f"http://127.0.0.1:{ports['api']}"
-        world.ports.release()
-        return worker.image, gateway.image
-
-    def _engine(self, model: PreparedModel) -> dict[str, Any]:
-        engine: dict[str, Any] = {"max_tokens": 256, "max_active_requests": 8}
-        if model.self_check_prompt is not None:
-            engine |= {"self_check_prompt": model.self_check_prompt}
-        if model.self_check_pattern is not None:
-            engine |= {"self_check_pattern": model.self_check_pattern}
-        return engine
-
-    def _write_configs(
-        self, world: World, ports: dict[str, int], worker: Any, gateway: Any, model: PreparedModel
-    ) -> None:
-        directory = world.directory
-        owner = {"address": world.owner.address.friendly(testnet=True)}
-        pays = {"payout_min_nanotons": TON // 100, "payout_max_fee_share": 0.5}
-        new_key(directory / "gateway.key")
-        world.write_config(
-            "worker",
-            worker,
-            owner | pays | {"coefficient": COEFFICIENT, "gas_key_file": str(directory / "worker-wallet.key")},
-            {
-                "status": f"127.0.0.1:{ports['worker']}",
-                "quote_source": str(world.quotes("worker")),
-                "collateral": str(collateral_path(world.quotes("worker"))),
-                "model_dir": str(model.directory),
-            },
-        )
-        world.write_config(
-            "gateway",
-            gateway,
-            owner,
-            {
-                "status": f"127.0.0.1:{ports['gateway']}",
-                "listen_workers": f"127.0.0.1:{ports['workers']}",
-                "listen_clients": f"127.0.0.1:{ports['clients']}",
-                "quote_source": str(world.quotes("gateway")),
-                "collateral": str(collateral_path(world.quotes("gateway"))),
-                "key_file": str(directory / "gateway.key"),
-                "wallet_key_file": str(directory / "gateway-wallet.key"),
-                "pow_difficulty": POW_DIFFICULTY,
-                "commit_interval_s": COMMIT_S,
-            },
-        )
-        world.write_config(
-            "client",
-            gateway,
-            owner,
-            {
-                "listen": f"127.0.0.1:{ports['api']}",
-                "collateral": str(collateral_path(world.quotes("gateway"))),
-                "api_key_file": str(directory / "api.key"),
-                "wallet_key_file": str(directory / "client-wallet.key"),
-                "secret_file": str(directory / "client.secret"),
-                "top_up_nanotons": STAKE,
-                "max_coefficient": COEFFICIENT,
-                "budget_nanotons": 2 * STAKE,
-            },
-        )
 
     async def _start(self, name: str, limit: float, *, wait: bool = True) -> Child:
         config = str(self._settings.directory / f"{name}.toml")
@@ -319,12 +154,13 @@ class Demonstration:
                     raise LabError(f"{fallen.name} ended; it said:\n{fallen.tail()}")
                 await asyncio.sleep(1.0)
 
-    async def _show_proofs(self, model: PreparedModel, worker_image: bytes, gateway_image: bytes) -> None:
+    async def _show_proofs(self, model: PreparedModel, founded: Founded) -> None:
         found = await self._get("client", f"/v1/attestation?model={model.base_name}")
         gateway = found["gateways"][0]
         worker = gateway["workers"][0]
         self._result.verdicts = {"gateway": gateway["gateway"], "worker": worker}
-        for name, verdict, image in (("gateway", gateway["gateway"], gateway_image), ("worker", worker, worker_image)):
+        proven = (("gateway", gateway["gateway"], founded.gateway_image), ("worker", worker, founded.worker_image))
+        for name, verdict, image in proven:
             self._tell.line(f"{name}:")
             for line in verdict["explained"]:
                 self._tell.line(f"  {line}")
