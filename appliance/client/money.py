@@ -113,6 +113,7 @@ class Purse:
         self._held: dict[Address, int] = {}
         self._held_nanotons = 0
         self._barred: dict[bytes, str] = {}
+        self._adopted: set[Address] = set()
         for account in self._accounts.values():
             unknown = account.authorized_tokens - account.spent_tokens
             if unknown:
@@ -249,8 +250,9 @@ class Purse:
         """
         known = self._accounts.get(terms.contract)
         account = replace(known or _fresh(terms), price=terms.params.price_per_token)
-        if known is None or self._ledger.restored:
+        if known is None or (self._ledger.restored and terms.contract not in self._adopted):
             account = _adopted(account, charge.tokens if charge else 0, gateway_total, terms.params)
+        self._adopted.add(terms.contract)
         self._write(account)
         self.counted(terms, gateway_total)
         if charge is not None:

@@ -16,6 +16,7 @@ import structlog
 from appliance.accounting.errors import LedgerError, PaymentRefusedError
 from appliance.chain.errors import ChainError
 from appliance.client.errors import ModelNotFoundError, NoGatewayError
+from appliance.client.texts import plain_text
 from appliance.client.verification import Proofs
 from appliance.wire.errors import LinkClosedError, QueryError, QueryTimeoutError
 from appliance.wire.transport import dial
@@ -45,6 +46,8 @@ MODELS_FRESH_S = 5.0
 """How old a list of models may be before it is asked for again."""
 MISSED_FRESH_S = 0.05
 """The same where a model is not in the list: its worker may have come a moment ago."""
+MODELS_TOLD = 20
+REASON_CHARACTERS = 4000
 PATIENCE = 3
 """Failures in a row after which a target makes room for another one."""
 
@@ -167,7 +170,7 @@ class GatewayPool:
             await self._refresh_models(gateway, MISSED_FRESH_S)
             if gateway.ready and (gateway.models is None or model in gateway.models):
                 return gateway
-        offered = sorted({name for gateway in usable for name in gateway.models or ()})
+        offered = sorted({plain_text(name, 100) for gateway in usable for name in gateway.models or ()})[:MODELS_TOLD]
         raise ModelNotFoundError(
             "no gateway offers this model",
             hint=f"on offer: {', '.join(offered) or 'none now'}; GET /v1/models lists them",
@@ -215,10 +218,10 @@ class GatewayPool:
                     continue
                 delay, gateway.failures = FIRST_BACK_OFF_S, 0
                 await self._serve(gateway)
-            except PaymentRefusedError as error:
-                reason, gateway.failures = str(error), max(gateway.failures, PATIENCE)
             except ChrysalisError as error:
-                reason = str(error)
+                reason = plain_text(str(error), REASON_CHARACTERS)
+                if isinstance(error, PaymentRefusedError):
+                    gateway.failures = max(gateway.failures, PATIENCE)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one gateway must not end the others
                 reason = f"internal error ({type(error).__name__})"
             finally:
@@ -267,23 +270,31 @@ class GatewayPool:
         if session is None or session.terms is None:
             return
         lost = asyncio.create_task(session.link.wait_closed())
+        work: asyncio.Task[None] | None = None
         ask_at = 0.0
         try:
             while not lost.done():
                 await asyncio.wait([lost], timeout=random.uniform(*DUTY_POLL_S))  # noqa: S311 - as above
                 if lost.done():
                     break
+                if work is not None and work.done():
+                    done, work = work, None
+                    done.result()
                 if self._root().params != session.terms.params:
                     raise LinkClosedError("the network's parameters changed: connecting again with new contracts")
                 if self._prover.due(gateway.proofs):
                     shown = await self._prover.gateway(session.link)
                     gateway.proofs.gateway, gateway.proofs.gateway_at = shown.gateway, shown.gateway_at
                 self._prover.require_gateway(session.link, gateway.proofs)
-                if loop.time() >= ask_at or self._duties.due(session.terms):
-                    await self._look_after(gateway, session)
+                if work is None and (loop.time() >= ask_at or self._duties.due(session.terms)):
+                    # On the side: the wallet may take minutes, and a lost link is to be noticed at once.
+                    work = asyncio.create_task(self._look_after(gateway, session))
                     ask_at = loop.time() + random.uniform(*PAYMENT_POLL_S)  # noqa: S311 - as above
         finally:
             lost.cancel()
+            if work is not None:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
         if session.lost is not None:
             raise session.lost
 

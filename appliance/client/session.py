@@ -17,6 +17,7 @@ from appliance.accounting.errors import PaymentRefusedError
 from appliance.client.answers import Answer
 from appliance.client.errors import AnswerRefusedError, GatewayRefusedError
 from appliance.client.handshake import Self, Terms, charge, check, hello
+from appliance.client.texts import plain_text, split_retry
 from appliance.errors import ErrorCode
 from appliance.wire import messages as tl
 from appliance.wire.errors import LinkClosedError, QueryError
@@ -38,8 +39,6 @@ QUERY_TIMEOUT_S = 30.0
 LONG_AUTHORISATION_TIMEOUT_S = 300.0
 GATEWAY_SHARE = 0.95
 """The gateway gets a little less time than the caller has, so that its own error arrives (section 4.4)."""
-MAX_ERROR_CHARACTERS = 500
-DAY_S = 86_400
 _CODES = frozenset(int(code) for code in ErrorCode)
 _MAY_COST = frozenset({ErrorCode.TIMEOUT, ErrorCode.CANCELLED})
 """Errors after which a gateway may still charge what its worker reports; after any other a request costs nothing."""
@@ -370,19 +369,3 @@ class GatewaySession:
         if self.terms is None:
             raise LinkClosedError("the gateway has not authorised this client yet")
         return self.terms
-
-
-def plain_text(text: str) -> str:
-    """A stranger's text for people: printable, on one line, bounded."""
-    return "".join(char if char.isprintable() else " " for char in text[:MAX_ERROR_CHARACTERS])
-
-
-def split_retry(text: str) -> tuple[str, float | None]:
-    """Take a gateway's ``retry after N s`` out of an error text: the text, and the seconds where they are told."""
-    _, mark, tail = text.rpartition("retry after ")
-    number = tail.partition(" ")[0].rstrip("s)") if mark else ""
-    try:
-        seconds = float(number)
-    except ValueError:
-        return text, None
-    return text, seconds if 0 <= seconds < DAY_S else None

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from appliance.chain.addresses import Address
 from appliance.chain.errors import AddressError
 from appliance.client.errors import ClientError, GatewayRefusedError, WorkerRefusedError
-from appliance.client.session import plain_text, split_retry
+from appliance.client.texts import plain_text, split_retry
 from appliance.errors import ErrorCode, RequestError
 from appliance.wire import messages as tl
 from appliance.wire.errors import QueryError

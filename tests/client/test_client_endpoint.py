@@ -277,6 +277,19 @@ async def test_an_error_in_a_stream_is_its_last_event(world: World) -> None:
     assert world.purse.at_risk(world.at.contract) > 0, "the gateway may still charge it"
 
 
+@pytest.mark.parametrize("family", ["new", "old"])
+async def test_an_error_answer_after_the_head(world: World, family: str) -> None:
+    await world.start()
+    async with ask_streamed(world) as (answer, request):
+        error: Any = tl.ClientQueryAnswerErrorEx(request.request_id, 601, "the engine died", 0)
+        if family == "old":
+            error = tl.ClientQueryAnswerPartError(601, "the engine died", request.request_id, used(0, 0))
+        world.gateway.send(error)
+        (line,) = (await answer.content.read()).split(b"\n\n")[:-1]
+    assert json.loads(line.removeprefix(b"data: "))["error"]["message"] == "the engine died"
+    assert world.purse.at_risk(world.at.contract) == 0, "an error costs nothing"
+
+
 async def test_a_gateway_that_goes_away_before_the_head(world: World) -> None:
     await world.start()
     async with scripted(world, lambda gateway, _: gateway.link.close()), ask(world, chat()) as answer:

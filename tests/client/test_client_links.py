@@ -31,7 +31,7 @@ from appliance.chain.messages import Op
 from appliance.client import pool as module
 from appliance.client.errors import GatewayRefusedError, ModelNotFoundError, NoGatewayError, WorkerRefusedError
 from appliance.client.handshake import Self, check, hello
-from appliance.client.session import plain_text, split_retry
+from appliance.client.texts import plain_text, split_retry
 from appliance.client.verification import RECHECK_S
 from appliance.errors import RequestError
 from appliance.wire import messages as tl
@@ -438,6 +438,27 @@ async def test_a_contract_that_closes_ends_the_link(world: World) -> None:
     await world.start()
     world.chain.put(world.at.client_contract, client_data(world.at, state=1))
     await refused_with(world, "is closing")
+
+
+async def test_a_lost_link_is_made_again_while_the_wallet_is_busy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.start()
+    busy = asyncio.Event()
+
+    async def stuck(_messages: object) -> None:
+        busy.set()
+        await asyncio.sleep(3600)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.wallet, "transfer", stuck)
+        world.chain.put(world.at.client_contract, client_data(world.at, balance=0))
+        await busy.wait()
+        dialled = world.dialer.dialled
+        world.gateway.link.close()
+        await world.until(lambda: world.dialer.dialled > dialled and bool(world.pool.ready()))
+    await answered(world)
+    assert world.account.deposit is not None, "it may still arrive"
 
 
 async def test_a_low_stake_is_topped_up_while_requests_run(world: World) -> None:

@@ -328,6 +328,8 @@ def test_a_restored_ledger_takes_over_what_was_signed_since(tmp_path: Path) -> N
     restored = open_purse(path)
     restored.opened(AT, signed(700), 700)
     assert restored.account(AT.contract).spent_tokens == 700  # type: ignore[union-attr]
+    with pytest.raises(PaymentRefusedError):
+        restored.opened(AT, signed(701), 701)
     restored.close()
 
 
