@@ -42,13 +42,21 @@ _inner = struct.Struct(f"<I32sB{len(PART_TEXT)}s{-(len(PART_TEXT) + 1) % 4}xi")
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement; nanoseconds for one message."""
+    """One measurement; nanoseconds for one message, and megabytes (10⁶) of messages a second."""
 
     name: str
     ours_ns: float
     plain_ns: float
     ratio: float
     per_second: int
+    ours_mb_s: float
+    plain_mb_s: float
+
+    @classmethod
+    def of(cls, name: str, ours: float, plain: float, size: int) -> Row:
+        """From the nanoseconds that each side takes for a message of so many bytes."""
+        rates = (round(size / ours * 1e3, 1), round(size / plain * 1e3, 1))
+        return cls(name, round(ours, 1), round(plain, 1), round(ours / plain, 2), int(1e9 / ours), *rates)
 
 
 def best(call: Callable[[], object], seconds: float) -> float:
@@ -89,17 +97,19 @@ def measure(seconds: float) -> list[Row]:
     def struct_read_packet() -> object:
         return _inner.unpack(outer.unpack(packet_bytes)[2])
 
-    cases: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
-        ("write a part in its packet", lambda: encode(TcpPacket(encode(part))), struct_part_packet),
-        ("read a packet and its part", lambda: decode(decode(packet_bytes, TcpPacket).data), struct_read_packet),
-        ("write the end with usage", lambda: encode(final), lambda: final_struct.pack(*final_values)),
-        ("read the end with usage", lambda: decode(final_bytes), lambda: final_struct.unpack(final_bytes)),
+    packet, end = len(packet_bytes), len(final_bytes)
+    cases: list[tuple[str, Callable[[], object], Callable[[], object], int]] = [
+        ("write a part in its packet", lambda: encode(TcpPacket(encode(part))), struct_part_packet, packet),
+        (
+            "read a packet and its part",
+            lambda: decode(decode(packet_bytes, TcpPacket).data),
+            struct_read_packet,
+            packet,
+        ),
+        ("write the end with usage", lambda: encode(final), lambda: final_struct.pack(*final_values), end),
+        ("read the end with usage", lambda: decode(final_bytes), lambda: final_struct.unpack(final_bytes), end),
     ]
-    rows = []
-    for name, ours, plain in cases:
-        codec, bare = best(ours, seconds), best(plain, seconds)
-        rows.append(Row(name, round(codec, 1), round(bare, 1), round(codec / bare, 2), int(1e9 / codec)))
-    return rows
+    return [Row.of(name, best(ours, seconds), best(plain, seconds), size) for name, ours, plain, size in cases]
 
 
 class Sink(asyncio.Protocol):
@@ -184,7 +194,7 @@ def measure_link(seconds: float) -> Row:
     count = max(TURN, int(seconds * 40_000) // TURN * TURN)
     ours = min(asyncio.run(whole_link(part, count)) for _ in range(3))
     plain = min(asyncio.run(plain_stream(frame, count)) for _ in range(3))
-    return Row("a message over a link", round(ours, 1), round(plain, 1), round(ours / plain, 2), int(1e9 / ours))
+    return Row.of("a message over a link", ours, plain, len(frame))
 
 
 def main() -> None:
@@ -196,9 +206,10 @@ def main() -> None:
     if options.json:
         print(json.dumps({"benchmark": "codec", "python": sys.version.split()[0], "rows": [asdict(r) for r in rows]}))
         return
-    print(f"{'':28}{'ours ns':>10}{'plain ns':>11}{'ratio':>8}{'ours /s':>12}")
+    print(f"{'':28}{'ours ns':>10}{'plain ns':>11}{'ratio':>8}{'ours /s':>12}{'MB/s':>8}{'plain':>8}")
     for row in rows:
-        print(f"{row.name:28}{row.ours_ns:10.0f}{row.plain_ns:11.0f}{row.ratio:8.2f}{row.per_second:12,}")
+        times = f"{row.ours_ns:10.0f}{row.plain_ns:11.0f}{row.ratio:8.2f}{row.per_second:12,}"
+        print(f"{row.name:28}{times}{row.ours_mb_s:8.0f}{row.plain_mb_s:8.0f}")
 
 
 if __name__ == "__main__":
