@@ -151,6 +151,8 @@ class Book:
             if boc is not None:
                 record = with_payment(record, tokens, boc)
                 self.take(record)
+                # Signed money does not wait for company, unlike totals, which change with every request.
+                self._awaited.set()
         if totals is not None:
             self.take(with_totals(record, *totals))
 

@@ -13,6 +13,7 @@ from worker_world import Accounts, make_params, until
 from appliance.accounting.errors import LedgerError, PaymentRefusedError, StoreFullError
 from appliance.accounting.records import Counters, ProxyRecord
 from appliance.accounting.worker_ledger import WorkerLedger
+from appliance.wire.messages import ProxySignedPaymentEmpty
 from appliance.worker.book import Book
 
 if TYPE_CHECKING:
@@ -70,6 +71,23 @@ async def test_what_is_heard_meanwhile_goes_to_disk_together(tmp_path: Path) -> 
         await book.settled(RECORD.contract)
         assert book.durable[RECORD.contract].counters == Counters(199, 199, 204)
         assert ledger.saves - before < 10
+
+
+async def test_totals_wait_for_company_and_signed_payments_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.worker.book.GATHER_S", 3600.0)
+    ledger = FailingLedger(tmp_path / "w.db")
+    async with running(ledger) as book:
+        await book.keep(RECORD)
+        before = ledger.saves
+        book.hear(RECORD.contract, ProxySignedPaymentEmpty(), (1, 2))
+        await asyncio.sleep(0.05)
+        assert ledger.saves == before
+        book.hear(RECORD.contract, ACCOUNTS.payment(1))
+        await until(lambda: ledger.saves > before)
+        await book.settled(RECORD.contract)
+        assert book.durable[RECORD.contract].counters == Counters(1, 1, 2)
 
 
 async def test_a_repeated_payment_costs_no_signature_check(tmp_path: Path) -> None:
