@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import typer
 
+from appliance import logs
 from appliance.cli.output import Output
 from measurements.errors import ChrysalisError
 
@@ -97,6 +98,7 @@ def _absent(group: Group, package: str) -> Callable[[], NoReturn]:
 
 def run() -> None:
     """Run the command line; exits 0, 1 for a stated error, 2 for wrong usage, 130 when interrupted."""
+    logs.configure("warning")  # to standard error, whatever a command does: standard output is for its result
     output = Output(as_json="--json" in sys.argv)
     try:
         app = build(next((word for word in sys.argv[1:] if not word.startswith("-")), None))
