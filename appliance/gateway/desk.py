@@ -47,6 +47,7 @@ class DeskLimits:
 
     Attributes:
         queue: Requests that may wait for a worker.
+        queue_bytes: Bytes of their bodies that may wait.
         client_share: Part of the queue that one client may hold.
         stake_cap: Nanotons of a client's stake that count at most.
         timeout: Longest time for one request, seconds.
@@ -55,6 +56,7 @@ class DeskLimits:
     """
 
     queue: int = 256
+    queue_bytes: int = 1 << 28
     client_share: float = 0.5
     stake_cap: int = 100_000_000_000
     timeout: float = 120.0
@@ -103,6 +105,7 @@ class Desk:
         self._open: set[Exchange] = set()
         # A request that cannot be handed over ends at once, which frees a place: refill() must not call itself.
         self._refilling = False
+        self._waiting_bytes = 0
         self._queue: FairQueue[Exchange] = FairQueue(limit=limits.queue, client_share=limits.client_share)
 
     @property
@@ -197,9 +200,20 @@ class Desk:
 
     def _wait(self, exchange: Exchange, client: ClientConnection, stack: ExitStack) -> None:
         estimate = self.fleet.wait_estimate(exchange.model, len(self._queue))
+        size = len(exchange.query)
+        if self._waiting_bytes + size > self.limits.queue_bytes:
+            raise busy(f"all workers are busy and {self._waiting_bytes} bytes of requests wait already", estimate)
         self._queue.put(client.owner, exchange, retry_after=estimate)
         stack.callback(self._queue.remove, client.owner, exchange)
+        exchange.waiting_bytes = size
+        self._waiting_bytes += size
+        stack.callback(self._left_queue, exchange)
         self.tally.queued += 1
+
+    def _left_queue(self, exchange: Exchange) -> None:
+        """Its body does not wait here any more; a second call does nothing."""
+        self._waiting_bytes -= exchange.waiting_bytes
+        exchange.waiting_bytes = 0
 
     def cancel(self, client: ClientConnection, request_id: bytes) -> None:
         """The client asks that a request stop."""
@@ -234,6 +248,7 @@ class Desk:
             self._ends.fail(exchange, ErrorCode.NOT_READY, f"the request cannot be sent to its worker: {error.message}")
             return
         # The body is the worker's now; the gateway keeps no content.
+        self._left_queue(exchange)
         exchange.query = b""
 
     def refill(self) -> None:

@@ -95,6 +95,7 @@ class Exchange:
         muted: The client has had its last message: what still comes is only counted.
         billable: What the worker reports after ``muted`` is charged: the end was the client's own doing.
         buffered: Bytes that wait in the client's outbox.
+        waiting_bytes: Bytes of its body that wait in the queue.
     """
 
     __slots__ = (
@@ -121,6 +122,7 @@ class Exchange:
         "size",
         "started_wall",
         "version",
+        "waiting_bytes",
         "worker",
         "worker_id",
     )
@@ -165,6 +167,7 @@ class Exchange:
         self.muted = False
         self.billable = True
         self.buffered = 0
+        self.waiting_bytes = 0
         self.observer = AnswerObserver()
         self.cleanup: ExitStack | None = None
 

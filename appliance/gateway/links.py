@@ -197,6 +197,11 @@ class WorkerLinks:
                 log.warning("worker not proven", worker=connection.number, reason=str(error))
                 await asyncio.sleep(EVIDENCE_RETRY_S)
                 continue
+            except Exception as error:  # noqa: BLE001 - a worker that nobody asks any more would wait for ever
+                connection.cleared = False
+                log.error("worker not judged", worker=connection.number, error=type(error).__name__)
+                await asyncio.sleep(EVIDENCE_RETRY_S)
+                continue
             if not connection.cleared:
                 connection.cleared = True
                 log.info("worker admitted", worker=connection.number, model=connection.model)

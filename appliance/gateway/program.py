@@ -59,6 +59,7 @@ _REFERENCE_POLICIES = frozenset({"any", "fake_tdx"})
 """Policies under which workers are taken that know nothing of fresh evidence: those that prove nothing anyway."""
 TICK_S = 0.1
 PREPARE_RETRY_S = 10.0
+REFRESH_PAUSE_S = 3.0
 
 
 async def run(config: GatewayConfig) -> None:
@@ -348,12 +349,16 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
 
 
 def _refresher(registry: Registry) -> Callable[[], None]:
-    """Read the root contract now, at most one read at a time."""
+    """Read the root contract now: one read at a time, and not for every client that claims to know a newer one."""
     running: set[asyncio.Task[object]] = set()
+
+    async def read() -> None:
+        await registry.refresh()
+        await asyncio.sleep(REFRESH_PAUSE_S)
 
     def refresh() -> None:
         if not running:
-            task: asyncio.Task[object] = asyncio.get_running_loop().create_task(registry.refresh())
+            task: asyncio.Task[object] = asyncio.get_running_loop().create_task(read())
             running.add(task)
             task.add_done_callback(running.discard)
             task.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -111,12 +111,16 @@ class Retirement:
         parts: The gateway's parts.
         book: The accounts under the old contract, not used by anybody else any more.
         wall: Unix seconds.
+        retry: Seconds until a failed step is tried again.
     """
 
-    def __init__(self, parts: Parts, book: Book, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, parts: Parts, book: Book, *, wall: Callable[[], float] = time.time, retry: float = RETRY_S
+    ) -> None:
         self._parts = parts
         self._book = book
         self._wall = wall
+        self._retry = retry
         self._contract = Address.parse(book.instance.contract)
         self._payments = Payments(parts.key, parts.wallet.address)
 
@@ -130,7 +134,10 @@ class Retirement:
                     return
             except (ChainError, LedgerError) as error:
                 log.warning("retirement put off", error=type(error).__name__, reason=str(error))
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry)
+            except Exception as error:  # noqa: BLE001 - other people's money lies there: nothing ends this before its end
+                log.error("retirement failed in an unforeseen way", error=type(error).__name__)
+                await asyncio.sleep(self._retry)
 
     async def advance(self) -> bool:
         """Take one step; True when there is none left. Raises ``ChainError`` or ``LedgerError``."""

@@ -21,7 +21,7 @@ from appliance.accounting.errors import LedgerError
 from appliance.accounting.gateway_ledger import NO_MARKER
 from appliance.chain.deploy import proxy_deploy_message
 from appliance.chain.envelopes import OutgoingMessage
-from appliance.chain.errors import ChainError, ChainTimeoutError
+from appliance.chain.errors import ChainError, ChainTimeoutError, FundsError
 from appliance.chain.layouts import ContractStatus, ProxyData
 from appliance.chain.messages import Op, ProxyPayout
 from appliance.chain.watch import AccountWatcher
@@ -274,7 +274,7 @@ class Settlement:
             messages.append(OutgoingMessage(account.contract, PAYOUT_VALUE, signed.to_cell()))
             self._asked[account.contract] = self._monotonic()
         await self.commit("payout")
-        await self._wallet.transfer(messages)
+        await self._transfer(messages, [account.contract for _, account in due])
         log.info("payouts sent", count=len(messages))
 
     async def _withdraw(self) -> None:
@@ -286,8 +286,17 @@ class Settlement:
             return
         self._asked[contract] = self._monotonic()
         body = ProxyPayout(query_id_of(Op.PROXY_PAYOUT, state.last_lt, contract), self._wallet.address)
-        await self._wallet.transfer([OutgoingMessage(contract, PAYOUT_VALUE, body.to_cell())])
+        await self._transfer([OutgoingMessage(contract, PAYOUT_VALUE, body.to_cell())], [contract])
         log.info("withdrawal sent")
+
+    async def _transfer(self, messages: Sequence[OutgoingMessage], asked: Sequence[Address]) -> None:
+        """Send; what an empty wallet did not send is asked for again as soon as it is funded."""
+        try:
+            await self._wallet.transfer(messages)
+        except FundsError:
+            for contract in asked:
+                self._asked.pop(contract, None)
+            raise
 
     async def _ensure_contract(self) -> None:
         """Deploy the gateway's contract with the least stake, if it is not there."""

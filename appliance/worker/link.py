@@ -54,6 +54,8 @@ QUERY_TIMEOUT_S = 30.0
 STATUS_TIMEOUT_S = 60.0
 STATUS_EVERY_S = (10.0, 20.0)
 """Between two looks at the payment status (section 2.6)."""
+MAX_VIOLATIONS = 100
+"""Rules that a gateway may break on one link: each costs a line of the log, and perhaps a signature's check."""
 OLD_PRICE_GRACE_S = 60.0
 """So long a gateway may still use the coefficient before the last change: both messages crossed."""
 
@@ -323,4 +325,7 @@ class GatewayLink:
 
     def _violation(self, what: str) -> None:
         self.violations += 1
+        if self.violations > MAX_VIOLATIONS:
+            self.close(ProtocolError(f"the gateway broke a rule more than {MAX_VIOLATIONS} times; the last: {what}"))
+            return
         log.warning("gateway broke a rule", gateway=self.address, reason=what, count=self.violations)

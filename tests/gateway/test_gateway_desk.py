@@ -17,6 +17,7 @@ from gateway_world import (
     head,
     http_request,
     part,
+    run_query,
     usage_body,
 )
 from hypothesis import HealthCheck, given, settings
@@ -465,6 +466,32 @@ def test_busy_workers_make_a_queue_and_a_full_one_says_when_to_return() -> None:
     assert world.desk.waiting == 0
     late = only(second.port.take(), ClientQueryAnswerError)  # type: ignore[attr-defined]
     assert "retry after" in late.error  # type: ignore[attr-defined]
+
+
+def test_bodies_that_wait_are_bounded_in_bytes() -> None:
+    query = run_query(bytes(32))
+    size = len(agreed_request(query.query, query.max_tokens).query)
+    world = World(limits=DeskLimits(queue=100, client_share=1.0, queue_bytes=2 * size))
+    client, worker = world.client(1), world.worker(1, limit=1)
+    world.ask(client)
+    first = order(worker).request_id
+    for _ in range(2):
+        world.ask(client)
+    assert client.port.take() == []  # type: ignore[attr-defined]
+    world.ask(client)
+    refusal = only(client.port.take(), ClientQueryAnswerError)
+    assert "bytes of requests wait" in refusal.error  # type: ignore[attr-defined]
+    assert "retry after" in refusal.error  # type: ignore[attr-defined]
+    # One leaves the queue for the worker, one because its client cancels: both places can be taken again.
+    world.desk.worker_message(worker, head(first, final=final(0)))
+    waiting = next(e for e in client.exchanges.values() if e.waiting_bytes)
+    world.desk.cancel(client, waiting.request_id)
+    client.port.take()  # type: ignore[attr-defined]
+    for _ in range(2):
+        world.ask(client)
+    assert client.port.take() == []  # type: ignore[attr-defined]
+    world.ask(client)
+    assert client.port.take()  # type: ignore[attr-defined]
 
 
 def test_a_closed_desk_takes_nothing() -> None:

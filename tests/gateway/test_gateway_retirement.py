@@ -143,6 +143,22 @@ async def test_the_whole_retirement(tmp_path: Path) -> None:
     made.ledger.close()
 
 
+async def test_nothing_unforeseen_ends_a_retirement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = ClosingChain()
+    made = parts(tmp_path / "gateway.sqlite", chain)
+    retirement = Retirement(made, fill(made, chain), wall=lambda: 10.0**9, retry=0.0)
+    advance, failures = retirement.advance, iter([RuntimeError("unforeseen"), KeyError("x")])
+
+    async def failing() -> bool:
+        for failure in failures:
+            raise failure
+        return await advance()
+
+    monkeypatch.setattr(retirement, "advance", failing)
+    await retirement.run()
+    assert made.ledger.instances()[0].stage == "closed"
+
+
 @pytest.mark.parametrize("done", range(7))
 async def test_a_restart_goes_on_where_it_was(tmp_path: Path, done: int) -> None:
     chain = ClosingChain()

@@ -13,6 +13,7 @@ from gateway_world import KEY, STAKE, WALLET, address, terms
 
 from appliance.accounting.errors import LedgerError
 from appliance.accounting.gateway_ledger import GatewayLedger, InstanceRow
+from appliance.chain.errors import FundsError
 from appliance.chain.messages import Op
 from appliance.chain.signed import parse_payment
 from appliance.gateway.book import Book, Sequence
@@ -250,6 +251,26 @@ async def test_payouts_are_sent_once_when_they_are_worth_it(money: Money) -> Non
     await money.settlement._pay_out()
     assert money.wallet.operations().count(Op.PROXY_PAYOUT) == 1
     assert money.wallet.operations().count(Op.WORKER_PAYOUT) == 1
+
+
+async def test_payouts_of_an_empty_wallet_are_sent_when_it_is_funded(
+    money: Money, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await money.settlement.start()
+    money.book.charge(money.client, money.worker, 700_000_000)
+    await money.confirm()
+
+    async def empty(_messages: object) -> None:
+        raise FundsError("the wallet is empty", balance=0, needed=1, hint="send 2 TON to it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(money.wallet, "transfer", empty)
+        with pytest.raises(FundsError):
+            await money.settlement._pay_out()
+    await money.settlement._pay_out()
+    await money.settlement._pay_out()
+    assert money.wallet.operations().count(Op.WORKER_PAYOUT) == 1
+    assert money.wallet.operations().count(Op.CLIENT_CHARGE) == 1
 
 
 async def test_a_missing_contract_is_deployed_first(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from appliance.wire.messages import (
     WorkerProxyHandshakeComplete,
     WorkerProxyHandshakeCompleted,
 )
+from appliance.worker.link import MAX_VIOLATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -140,6 +141,16 @@ async def test_messages_that_mean_nothing_here_are_dropped(world: World) -> None
     world.gateway.send(WorkerEnabledDisabled(1))
     assert isinstance((await world.gateway.ask({}))[-1], ProxyQueryAnswerPartEx)
     assert world.worker.links[0].violations == 1
+
+
+async def test_a_gateway_that_breaks_rules_all_the_time_is_left(world: World) -> None:
+    link = world.worker.links[0]
+    for _ in range(MAX_VIOLATIONS):
+        world.gateway.send(WorkerEnabledDisabled(0))
+    await until(lambda: link.violations == MAX_VIOLATIONS)
+    assert link.ready
+    world.gateway.send(WorkerEnabledDisabled(0))
+    await until(lambda: not link.ready)
 
 
 async def test_standing_is_told_when_it_changes(world: World) -> None:
