@@ -98,3 +98,24 @@ def reservation(max_tokens: int, request_bytes: int, max_coefficient: int) -> in
         if not 0 <= value < limit:
             raise RequestError(f"{name} is {value}, expected 0 to {limit - 1}", code=ErrorCode.PROTOCOL_VIOLATION)
     return adjust(max_tokens + request_bytes, max_coefficient, 10_000)
+
+
+def cover(max_tokens: int, request_bytes: int, max_coefficient: int, multipliers: Multipliers) -> int:
+    """Adjusted tokens that a request can cost, each kind at its own price; never below the reservation.
+
+    Section 3.6 reserves as if every multiplier were 1. Where answers are dearer, requests that run side by side would
+    use up several times what their client has, and nobody could pay their workers.
+
+    Args:
+        max_tokens: As in :func:`reservation`.
+        request_bytes: As in :func:`reservation`.
+        max_coefficient: As in :func:`reservation`.
+        multipliers: Of the root contract.
+
+    Raises:
+        RequestError: A number is negative or absurd.
+    """
+    least = reservation(max_tokens, request_bytes, max_coefficient)
+    asked = adjust(request_bytes, max_coefficient, max(multipliers.prompt, multipliers.cached))
+    answered = adjust(max_tokens, max_coefficient, max(multipliers.completion, multipliers.reasoning))
+    return max(least, asked + answered)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.accounting.tokens import reservation
+from appliance.accounting.tokens import cover, reservation
 from appliance.errors import ErrorCode, RequestError
 from appliance.gateway.admission import check_coefficient
 from appliance.gateway.answers import Answers
@@ -154,10 +154,11 @@ class Desk:
             )
         worker = self.fleet.choose(query.model_name, query.max_coefficient)
         # The body is read when its length is paid for: reading is work, and the loop's time is everybody's.
-        least = reservation(query.max_tokens, len(query.query), query.max_coefficient)
+        multipliers = self.terms.multipliers
+        least = cover(query.max_tokens, len(query.query), query.max_coefficient, multipliers)
         self.book.reserve(account, least, price=price, stake_cap=cap).release()
         agreed = agreed_request(query.query, query.max_tokens)
-        tokens = reservation(query.max_tokens, agreed.size, query.max_coefficient)
+        tokens = cover(query.max_tokens, agreed.size, query.max_coefficient, multipliers)
         now = self._monotonic()
         with ExitStack() as stack:
             held = stack.enter_context(self.book.reserve(account, tokens, price=price, stake_cap=cap))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.accounting.tokens import Multipliers, Usage, adjust, adjusted, reservation
+from appliance.accounting.tokens import Multipliers, Usage, adjust, adjusted, cover, reservation
 from appliance.errors import RequestError
 from appliance.wire.messages import TokensUsed
 
@@ -65,6 +65,26 @@ def test_more_tokens_never_cost_less(n: int, more: int, coefficient: int, multip
 def test_reservation() -> None:
     assert reservation(50, 200, 4000) == 1000
     assert reservation(0, 0, 0) == 0
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.integers(0, 10**5),
+    st.builds(Multipliers, *[st.integers(0, 10**6)] * 4),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_cover_is_never_below_what_is_charged_nor_below_the_protocol(
+    max_tokens: int, size: int, coefficient: int, multipliers: Multipliers, shares: tuple[float, float]
+) -> None:
+    covered = cover(max_tokens, size, coefficient, multipliers)
+    used = Usage(size, int(size * shares[0]), max_tokens, int(max_tokens * shares[1]))
+    charged = adjusted(used, coefficient, multipliers).total_tokens_used
+    # Each of the two sums is rounded once, and doubles are what the protocol counts with.
+    assert charged <= covered + 4 + covered * 1e-12
+    assert covered >= reservation(max_tokens, size, coefficient)
+    even = Multipliers()
+    assert cover(max_tokens, size, coefficient, even) <= reservation(max_tokens, size, coefficient) + 2
 
 
 @pytest.mark.parametrize("numbers", [(-1, 1, 1), (1, -1, 1), (1, 1, -1), (2**31, 1, 1), (1, 1, 10**9)])

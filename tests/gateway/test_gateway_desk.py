@@ -10,6 +10,7 @@ import pytest
 from gateway_world import (
     FULL_MODEL,
     MODEL,
+    PRICE,
     STAKE,
     ClientBox,
     World,
@@ -17,6 +18,7 @@ from gateway_world import (
     head,
     http_request,
     part,
+    root_state,
     run_query,
     usage_body,
 )
@@ -181,6 +183,17 @@ def test_a_client_without_cover_gets_the_whole_sum() -> None:
     world.fund(client.owner, balance=STAKE)
     world.ask(client, max_tokens=50)
     assert order(worker)
+
+
+def test_answers_that_cost_more_than_their_tokens_are_covered_before_they_run() -> None:
+    """Requests side by side: all together may cost no more than the client has."""
+    for multiplier in (10_000, 80_000):
+        world = World(params=replace(root_state().params, completion_tokens_price_multiplier=multiplier))
+        client, worker = world.client(1, balance=20_000 * PRICE, stake=STAKE), world.worker(1, limit=1000)
+        for _ in range(100):
+            world.ask(client, max_tokens=1000, max_coefficient=1000)
+        orders = [message for message in worker.port.take() if isinstance(message, ProxyRunQueryEx)]  # type: ignore[attr-defined]
+        assert 0 < len(orders) * (1000 * multiplier // 10_000) <= 20_000
 
 
 def test_a_body_whose_length_is_not_covered_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
