@@ -35,6 +35,6 @@ def shown(output: Output) -> Iterator[Callable[[Report], None]]:
                 if not output.console.is_terminal:
                     output.progress(item.step)
             task = tasks[item.step]
-            bar.update(task, completed=item.done, total=item.total or None, description=text)  # type: ignore[arg-type]
+            bar.update(task, completed=item.done, total=item.total or None, description=text)  # type: ignore[arg-type]  # None is rich's "no total yet"
 
         yield report

