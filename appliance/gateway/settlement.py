@@ -310,6 +310,9 @@ class Settlement:
                     hint="its owner closed it: give this gateway another key_file, which makes another contract",
                 )
             return
+        # On disk before its stake is paid in: whatever happens now, the contract is known, and retired one day.
+        self._book.move(self._book.instance)
+        await self.commit("instance")
         identity, params = terms.identity, terms.state.params
         message = proxy_deploy_message(
             identity.root_contract,

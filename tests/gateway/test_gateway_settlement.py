@@ -277,7 +277,16 @@ async def test_a_missing_contract_is_deployed_first(tmp_path: Path) -> None:
     chain = FakeChain(terms())
     chain.deployed = False
     money = Money(tmp_path / "gateway.sqlite", chain)
+    sending = money.wallet.transfer
+    known: list[str] = []
+
+    async def transfer(messages: Any) -> Any:
+        known.extend(row.contract for row in money.ledger.instances())
+        return await sending(messages)
+
+    money.wallet.transfer = transfer  # type: ignore[method-assign]  # to look at the disk at that moment
     await money.settlement.start()
+    assert known == [chain.terms.contract.raw()], "a kill from here on loses no stake"
     (message,) = money.wallet.sent
     assert message.init is not None
     assert message.init.address() == chain.terms.contract
