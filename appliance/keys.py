@@ -54,7 +54,9 @@ def read_key(path: Path, what: str = "key file") -> Ed25519PrivateKey:
     except binascii.Error:
         seed = b""
     if len(seed) != SEED_BYTES:
-        raise ConfigError(f"{what} {path} does not hold {SEED_BYTES} bytes in base64")
+        raise ConfigError(
+            f"{what} {path} does not hold {SEED_BYTES} bytes in base64", hint="make another with the command's keygen"
+        )
     return Ed25519PrivateKey.from_private_bytes(seed)
 
 
