@@ -264,7 +264,7 @@ class Network:
 
     async def engine_start(self) -> None:
         """Listen (again) at the engine's one address."""
-        self._runner = web.AppRunner(self.engine.application(), access_log=None, shutdown_timeout=0)
+        self._runner = web.AppRunner(self.engine.application(), access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._engine_port).start()
         self._engine_port = int(self._runner.addresses[0][1])
