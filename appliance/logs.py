@@ -20,8 +20,8 @@ ALLOWED_KEYS = frozenset({
     "address", "amount", "attempt", "balance", "block", "boundary", "bytes", "check", "code", "coefficient",
     "contract", "count", "data_dir", "delay_s", "detail", "disabled", "duration_s", "engine", "error", "event",
     "exit_code", "expected", "extensions", "gateway", "height", "hint", "image", "kind", "level", "limit", "lines",
-    "listen", "model", "name", "network", "path", "peer", "pid", "port", "price", "process", "program", "protocol",
-    "reason", "room", "root", "running", "seen", "seqno", "sequence", "server", "signal", "stage", "state",
+    "listen", "lt", "model", "name", "network", "path", "peer", "pid", "port", "price", "process", "program",
+    "protocol", "reason", "room", "root", "running", "seen", "seqno", "sequence", "server", "signal", "stage", "state",
     "status", "step", "timestamp", "tokens", "url", "version", "warning", "worker",
 })  # fmt: skip
 MAX_VALUE_CHARS = 300

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -100,7 +101,7 @@ class Verdict:
         return lines
 
     def to_json(self) -> str:
-        """The verdict as a JSON object; bytes are lower-case hex, times are Unix seconds."""
+        """The verdict as a JSON object; bytes are lower-case hex, times are Unix seconds (null: it does not expire)."""
         return json.dumps(
             {
                 "accepted": self.accepted,
@@ -109,7 +110,7 @@ class Verdict:
                 "image_hash": self.image_hash.hex(),
                 "public_key": self.public_key.hex() if self.public_key is not None else None,
                 "machine": self.machine.hex(),
-                "expires_at": self.expires_at,
+                "expires_at": self.expires_at if math.isfinite(self.expires_at) else None,
                 "statement": self.statement.to_dict() if self.statement is not None else None,
                 "checks": [
                     {

@@ -15,6 +15,7 @@ from appliance.chain.addresses import Address
 from appliance.chain.envelopes import OutgoingMessage
 from appliance.chain.messages import WalletReplaceKey
 from appliance.chain.owner_wallet import OwnerWallet, owner_wallet_state
+from appliance.chain.relay import FileRelay, relay_once, run_relay
 from appliance.chain.stateinit import wallet_address
 from appliance.chain.wallet import NANOTONS, tons
 from appliance.cli.network import NetworkOption, open_network
@@ -112,6 +113,30 @@ def replace_key(
     body = WalletReplaceKey(secrets.randbits(64), public_key).to_cell()
     message = OutgoingMessage(Address.parse(node_wallet), GAS_NANOTONS, body)
     asyncio.run(_transfer(message, key, network, Output(as_json=as_json)))
+
+
+@app.command()
+def relay(
+    folder: Annotated[Path, typer.Argument(help="The worker's host.relay: its orders.", file_okay=False)],
+    key: KeyOption,
+    network: NetworkOption,
+    once: Annotated[bool, typer.Option("--once", help="Look once instead of until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a worker's payout orders from the owner's wallet: a worker that holds no key is paid all the same."""
+    output = Output(as_json=as_json)
+    sent = asyncio.run(_relay(folder, key, network, once=once))
+    output.say(f"sent {sent} payouts")
+    output.result({"ok": True, "sent": sent})
+
+
+async def _relay(folder: Path, key: Path, network: Path, *, once: bool) -> int:
+    async with open_network(network) as (chain, _):
+        wallet = OwnerWallet(chain, read_key(key))
+        if once:
+            return await relay_once(chain, wallet, FileRelay(folder))
+        await run_relay(chain, wallet, folder)
+    return 0
 
 
 async def _show(address: Address, network: Path, output: Output) -> None:

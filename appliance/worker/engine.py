@@ -169,7 +169,8 @@ def open_engine(config: WorkerConfig) -> Engine:
         raise ConfigError(f"engine kind {settings.kind!r} needs host.engine_url")
     if host.model_dir is None:
         raise ConfigError(
-            "neither host.model_dir nor host.engine_url is set", hint="chrysalis model prepare makes a directory"
+            "neither host.model_dir nor host.engine_url is set",
+            hint="chrysalis setup makes one and says where",
         )
     return LocalEngine(host.model_dir, model, settings)
 

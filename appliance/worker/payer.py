@@ -69,7 +69,7 @@ class RelayPayer:
         log.warning(
             "worker contract is not on chain",
             contract=contract.address.friendly(),
-            hint="its owner deploys it once, with the payout command; tokens earned meanwhile are not lost",
+            hint="a relay takes payouts only: start once with owner.gas_key_file; what is earned meanwhile is not lost",
         )
 
     async def payout(self, payment: SignedPayment) -> None:

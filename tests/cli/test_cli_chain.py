@@ -67,6 +67,13 @@ def test_a_wallet_is_funded_and_sends(lab: Path, owner: dict[str, Any]) -> None:
     assert chrysalis("lab", "status", "-d", lab)["ok"]
 
 
+def test_an_empty_folder_of_orders_sends_nothing(lab: Path, owner: dict[str, Any]) -> None:
+    (lab / "orders").mkdir()
+    words = ["wallet", "relay", lab / "orders", "-k", lab / "owner.key", "-n", lab / "network.json", "--once"]
+    assert chrysalis(*words)["sent"] == 0
+    assert owner["ok"]
+
+
 def test_without_funds_the_error_says_what_to_send_to_whom(lab: Path) -> None:
     poor = chrysalis("wallet", "new", lab / "poor.key")
     told = chrysalis(

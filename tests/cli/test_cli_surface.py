@@ -30,6 +30,7 @@ COMMANDS = [
     ["wallet", "node"],
     ["wallet", "withdraw"],
     ["wallet", "replace-key"],
+    ["wallet", "relay"],
     ["registry", "show"],
     ["registry", "add"],
     ["registry", "remove"],
