@@ -14,6 +14,19 @@ settings.load_profile("chrysalis")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was counted: tests that go through a whole set record how many it held."""
+    counted = []
+    for report in terminalreporter.stats.get("passed", ()):
+        if report.user_properties:
+            numbers = ", ".join(f"{number} {what}" for what, number in report.user_properties)
+            counted.append(f"{report.nodeid.rpartition('::')[2]}: {numbers}")
+    if counted:
+        terminalreporter.section("counted")
+        for line in counted:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of golden vectors and samples beside the checkout, or a skip that says so."""
