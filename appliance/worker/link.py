@@ -16,6 +16,7 @@ import structlog
 from appliance.accounting.errors import PaymentRefusedError
 from appliance.errors import ErrorCode, RequestError
 from appliance.wire.errors import ProtocolError, QueryError, QueryTimeoutError, WireError
+from appliance.wire.extensions import ALL, Extension
 from appliance.wire.messages import (
     ChrysalisCancel,
     ChrysalisEvidence,
@@ -193,7 +194,8 @@ class GatewayLink:
             ChrysalisError: There is no link, or the gateway does not pass.
         """
         host, _, port = self.address.rpartition(":")
-        link = await dial(dialer, self, (host.strip("[]"), int(port)))
+        offered = ALL if self._evidence is not None else ALL - {Extension.EVIDENCE}
+        link = await dial(dialer, self, (host.strip("[]"), int(port)), offered=offered)
         try:
             self._check_peer(link)
             if greet:

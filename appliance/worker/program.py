@@ -235,6 +235,10 @@ class Program:
     ) -> Callable[[bytes], Awaitable[bytes]] | None:
         if platform is None:
             return None
+        if self._config.host.router is not None:
+            # The link's key is the router's: evidence over a key of this process would be of another channel.
+            log.warning("no fresh evidence behind a router", hint="gateways have to take reference workers")
+            return None
         measured, owner = self._config.measured, self._config.owner
         model = measured.model or ""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 from attestation import policy
@@ -85,5 +87,17 @@ async def run(options: argparse.Namespace) -> None:
             await router.close()
 
 
+async def until_signal(options: argparse.Namespace) -> None:
+    """:func:`run` until SIGTERM or SIGINT: ports are closed and the pool of processes ends with this one."""
+    running = asyncio.create_task(run(options))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    with suppress(asyncio.CancelledError):
+        await running
+
+
 if __name__ == "__main__":
-    asyncio.run(run(_arguments()))
+    try:
+        asyncio.run(until_signal(_arguments()))
+    except AttestationError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -47,7 +47,7 @@ async def test_a_forged_chain_is_refused(
     forged.tick()
     async with (
         served(net) as honest,
-        served(forged, answers=adversary.forged_chain(net)) as server,
+        served(forged, answers=adversary.forged_chain(net.zerostate.id)) as server,
     ):
         config = honest.global_config()
         async with tonlib(config, tmp_path) as client:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytoniq_core.boc.cell import Cell
 
     from appliance.chain.addresses import Address
+    from appliance.chain.types import BlockId
     from appliance.lab.chain.answers import Answers, Query
     from appliance.lab.chain.archive import View
     from appliance.lab.chain.config import Validator
@@ -37,14 +38,13 @@ if TYPE_CHECKING:
     from appliance.lab.chain.tl import Schema
 
 
-def forged_chain(honest: DevNet) -> Callable[[DevNet, Schema], Iterable[Answers]]:
-    """Serve another chain, with a validator of its own, as if it grew from ``honest``'s trust point."""
+def forged_chain(zerostate: BlockId) -> Callable[[DevNet, Schema], Iterable[Answers]]:
+    """Serve another chain, with a validator of its own, as if it grew from the honest one's ``zerostate``."""
 
     def answers(net: DevNet, schema: Schema) -> Iterable[Answers]:
         blocks = _ForgedBlocks(net, schema)
-        links = _ForgedLinks(net, schema)
-        blocks.honest = links.honest = honest
-        return blocks, AccountAnswers(net, schema), links
+        blocks.zerostate = zerostate
+        return blocks, AccountAnswers(net, schema), _ForgedLinks(net, schema)
 
     return answers
 
@@ -52,7 +52,7 @@ def forged_chain(honest: DevNet) -> Callable[[DevNet, Schema], Iterable[Answers]
 class _ForgedBlocks(BlockAnswers):
     """The forged chain's head under the honest chain's zerostate."""
 
-    honest: DevNet
+    zerostate: BlockId
 
     def masterchain_info(self, _query: Query) -> bytes:
         view = self.head()
@@ -60,14 +60,12 @@ class _ForgedBlocks(BlockAnswers):
             "masterchainInfo",
             last=block_id_value(view.master.id),
             state_root_hash=view.master_state.hash,
-            init=zerostate_value(self.honest.zerostate),
+            init=zerostate_value(self.zerostate),
         )
 
 
 class _ForgedLinks(LinkAnswers):
     """One forward link from the trusted block; its configuration and signatures are the forged chain's."""
-
-    honest: DevNet
 
     def block_proof(self, query: Query) -> bytes:
         known = query["known_block"]

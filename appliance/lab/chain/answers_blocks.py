@@ -46,7 +46,7 @@ class BlockAnswers(Answers):
             "masterchainInfo",
             last=block_id_value(view.master.id),
             state_root_hash=view.master_state.hash,
-            init=zerostate_value(self.net.zerostate),
+            init=zerostate_value(self.net.zerostate.id),
         )
 
     def masterchain_info_ext(self, query: Query) -> bytes:
@@ -63,7 +63,7 @@ class BlockAnswers(Answers):
             last_utime=view.master.utime,
             now=self.net.clock.now(),
             state_root_hash=view.master_state.hash,
-            init=zerostate_value(self.net.zerostate),
+            init=zerostate_value(self.net.zerostate.id),
         )
 
     def time(self, _query: Query) -> bytes:

@@ -12,7 +12,6 @@ from appliance.lab.chain.tl import Schema
 
 if TYPE_CHECKING:
     from appliance.chain.types import BlockId
-    from appliance.lab.chain.layout import Block
     from appliance.lab.chain.tl import Value
 
 SCHEMA = """
@@ -130,9 +129,8 @@ def block_id_value(identity: BlockId) -> dict[str, Value]:
     }
 
 
-def zerostate_value(block: Block) -> dict[str, Value]:
+def zerostate_value(identity: BlockId) -> dict[str, Value]:
     """``tonNode.zeroStateIdExt``."""
-    identity = block.id
     return {
         "workchain": identity.workchain,
         "root_hash": identity.root_hash,
