@@ -8,6 +8,7 @@ attributes; what it leaves open is decided in :mod:`attestation.policy`.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,11 @@ def verify_quote(data: bytes, collateral: bytes, *, root_der: bytes | None, now:
         policy = dcap_qvl.QuotePolicy.claims_only(int(now))
         verified = dcap_qvl.QuoteVerifier(root_der).verify_with_policy(data, parsed, int(now), policy)
     except ValueError as error:
-        raise EvidenceError(f"quote does not verify: {_first_line(error)}") from None
+        root = "of Intel" if root_der is None else hashlib.sha256(root_der).hexdigest()[:16]
+        raise EvidenceError(
+            f"quote does not verify under root certificate {root}: {_first_line(error)}",
+            hint="quote and collateral have to be of that root, unaltered and in date: compare the trusted roots",
+        ) from None
     claims = json.loads(verified.to_json())
     platform, pck, qe = claims["platform"], claims["platform"]["pck"], claims["qe"]
     return QuoteClaims(

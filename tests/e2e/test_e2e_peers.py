@@ -153,7 +153,7 @@ async def test_another_root_key_is_refused_by_the_name_of_the_check(network: Net
     page = await network.until("client", lambda s: any(g["reason"] for g in s["gateways"]), "no reason")
     (reason,) = [gateway["reason"] for gateway in page["gateways"]]
     assert "policy 'simulated' refuses: quote" in reason, reason
-    assert "root" in reason, reason
+    assert "does not verify under root certificate" in reason, reason
     assert not page["ready"]
     assert await network.stop("client") == 0
     # The control: the root that everybody trusts.
