@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
-from e2e_network import Network, until_async
+from e2e_network import LIMIT_S, Network, cost, until_async
 
 from appliance.accounting.gateway_ledger import GatewayLedger
 from appliance.accounting.reconcile import TOLERATED_LOSS
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
     from e2e_network import LabChain
 
+    from appliance.lab.processes import Child
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+KILLS = ("session:after-commit", "marker:after-commit", "payout:after-commit")
 LONG = 250
 SHORT = 1
 
@@ -82,6 +86,22 @@ async def signed(network: Network, least: int) -> None:
     await until_async(heard, f"nothing is signed for {least} tokens")
 
 
+async def asked_until_dead(network: Network, child: Child) -> None:
+    """Ask until the program dies. A request that the client keeps for half a minute, without a gateway, is left."""
+
+    async def keep_asking() -> None:
+        while True:
+            await network.ask(SHORT)
+
+    asking = asyncio.create_task(keep_asking())
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await child.process.wait()
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
 async def test_a_backup_is_put_back(network: Network) -> None:
     contract = Address.parse((await network.get("gateway"))["contract"])
     assert (await network.ask(LONG)).complete
@@ -131,4 +151,31 @@ async def test_a_backup_is_put_back(network: Network) -> None:
     assert paid + lost == network.used
     assert lost * TOLERATED_LOSS <= paid
     assert paid >= before["committed"]
+    unique_and_growing(await markers(network, contract))
+
+
+async def test_the_gateway_is_killed_where_it_writes_its_money_down(network: Network) -> None:
+    """At a session's start, with a marker and with a payout on disk that nobody was sent."""
+    contract = Address.parse((await network.get("gateway"))["contract"])
+    least = (await account(network))["committed"]
+    network.write("gateway", payout_min_nanotons=1)
+    for boundary in KILLS:
+        assert await network.stop("gateway") == 0
+        await network.stop("worker")
+        child = await network.launch("gateway", "--kill-on", boundary)
+        await network.launch("worker")
+        await asked_until_dead(network, child)
+        assert child.process.returncode == -9
+        await network.gone(child)
+        await network.stop("worker")
+        await network.start("gateway", "worker")
+        await network.ready()
+        assert (await network.get("gateway"))["money"]["foreign_markers"] == 0
+        committed = (await account(network))["committed"]
+        assert committed >= least
+        least = committed
+    paid = await network.settle()
+    lost = (await account(network))["lost"]
+    # A request that was under way at a kill may be on one side's books only.
+    assert abs(paid + lost - network.used) <= len(KILLS) * cost(SHORT)
     unique_and_growing(await markers(network, contract))
