@@ -13,6 +13,7 @@ The signature is over the hash of the inner cell. ``send_excesses_to`` is not si
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
@@ -37,7 +38,7 @@ MAX_PAYMENT_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Signed:
+class _Signed(ABC):
     """What all signed messages share. ``signature`` has 64 bytes."""
 
     op: Op
@@ -46,9 +47,9 @@ class _Signed:
     send_excesses_to: Address
     signature: bytes = field(repr=False)
 
+    @abstractmethod
     def inner(self) -> Cell:
         """The signed cell."""
-        raise NotImplementedError
 
     def to_cell(self) -> Cell:
         """The outer body."""

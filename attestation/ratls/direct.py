@@ -93,7 +93,10 @@ class RatlsDialer:
             _abandon(session, done, error)
             raise error from None
         except OSError as failure:
-            raise HandshakeError(f"cannot connect to {host}:{port}: {failure.strerror or failure}") from None
+            raise HandshakeError(
+                f"cannot connect to {host}:{port}: {failure.strerror or failure}",
+                hint="is the peer running, and is this its address?",
+            ) from None
         except asyncio.CancelledError:
             _abandon(session, done, HandshakeError("connecting was cancelled"))
             raise
