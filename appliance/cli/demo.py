@@ -19,6 +19,7 @@ from appliance.cli.output import Output
 from appliance.cli.progress import shown
 from appliance.lab.demo import Demonstration
 from appliance.lab.demo_result import PROMPTS, Result, Settings
+from appliance.lab.demo_site import ProcessSite
 from appliance.lab.errors import LabError
 from measurements.errors import ChrysalisError
 
@@ -77,7 +78,7 @@ def demo(
     failure = ""
     with ExitStack() as stack:
         told = Told(output, stack.enter_context(shown(output)))
-        demonstration = Demonstration(settings, told)
+        demonstration = Demonstration(settings, told, ProcessSite(directory))
         try:
             asyncio.run(_until_ended(demonstration))
         except ChrysalisError as error:

@@ -14,19 +14,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
 from appliance.accounting.tokens import Multipliers, Usage, adjusted
 from appliance.chain import rewards
 from appliance.chain.addresses import Address
 from appliance.chain.layouts import WorkerData
 from appliance.chain.wallet import tons
-from appliance.engine.models import PreparedModel, prepare
 from appliance.lab import retokenize
 from appliance.lab.asking import Asked, Caller, messages
 from appliance.lab.demo_network import COEFFICIENT, PRICES, Founded, found_network
 from appliance.lab.demo_result import Reporter, Result, Settings
-from appliance.lab.errors import LabError
+from appliance.lab.demo_site import ENGINE_START_S, fetch
+from appliance.lab.errors import LabError, RefusedWorkerError
 from appliance.lab.processes import Child, Processes, survivors, until_file, until_healthy
 from appliance.lab.world import World
 
@@ -34,10 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from appliance.chain.types import AccountState
+    from appliance.lab.demo_site import Served, WorkerSite
 
 _KINDS = ("prompt", "cached", "completion", "reasoning")
 MAX_TOKENS = 48
-ENGINE_START_S = 600.0
 START_S = 120.0
 PAID_S = 240.0
 
@@ -48,11 +46,13 @@ class Demonstration:
     Args:
         settings: What to demonstrate.
         reporter: Who is told.
+        site: Where the worker runs.
     """
 
-    def __init__(self, settings: Settings, reporter: Reporter) -> None:
+    def __init__(self, settings: Settings, reporter: Reporter, site: WorkerSite) -> None:
         self._settings = settings
         self._tell = reporter
+        self._site = site
         self._result = Result()
         self._processes = Processes(settings.directory)
         self._urls: dict[str, str] = {}
@@ -67,7 +67,9 @@ class Demonstration:
             await self._demonstrate()
         finally:
             with self._stage("stop"):
+                await self._site.stop()
                 await self._processes.stop()
+            self._result.vm = self._site.facts()
             self._result.processes_left = [f"{pid} {name}" for pid, name in survivors(self._processes.sessions)]
         self._result.checks["no process is left"] = not self._result.processes_left
         self._result.ok = all(self._result.checks.values())
@@ -80,36 +82,36 @@ class Demonstration:
 
     async def _demonstrate(self) -> None:
         with self._stage("engine and model"):
-            model = await prepare(self._settings.model, self._tell.progress)
-            self._result.engine = {"name": "sglang", "version": model.environment.sglang, "model": model.name}
-            self._tell.line(f"SGLang {model.environment.sglang} with {model.name}")
+            served = await self._site.model(self._settings.model, self._tell.progress)
+            self._result.engine = dict(served.engine)
+            self._tell.line(f"{served.engine['name']} {served.engine['version']} with {served.name}")
         with self._stage("chain"):
             network, control = await self._start_chain()
         async with World(self._settings.directory, network, control, PRICES) as world:
             with self._stage("contracts"):
-                founded = await found_network(world, model, self._tell.line, delist=self._settings.delist)
+                founded = await found_network(world, served, self._site, self._tell.line, delist=self._settings.delist)
                 self._urls |= founded.urls
             with self._stage("gateway"):
                 await self._start("gateway", START_S)
             with self._stage("worker"):
-                self._tell.line("the worker starts SGLang, proves what it is and connects to the gateway …")
-                await self._start("worker", ENGINE_START_S, wait=self._settings.delist is None)
-                if self._settings.delist is not None:
+                self._tell.line("the worker starts its engine, proves what it is and connects to the gateway …")
+                await self._site.start(self._processes, wait=not self._settings.refused)
+                if self._settings.refused:
                     await self._watch_refusal()
                 await self._until_offered()
             with self._stage("client"):
                 await self._start("client", START_S)
             with self._stage("proofs"):
-                await self._show_proofs(model, founded)
+                await self._show_proofs(served, founded)
             contract = await self._worker_contract()
             before = await world.chain.account(world.owner.address)
-            engine_before = await self._get("worker", "/engine")
+            engine_before = await self._site.counters()
             with self._stage("prompts"):
-                await self._ask(model)
+                await self._ask(served)
             with self._stage("payment"):
                 await self._await_payment(world, contract)
             with self._stage("accounts"):
-                await self._settle(world, model, contract, before, engine_before)
+                await self._settle(world, served, contract, before, engine_before)
 
     # Stages ------------------------------------------------------------------------------------------------------
 
@@ -137,25 +139,24 @@ class Demonstration:
         """Wait until the gateway has admitted the worker: engine healthy, evidence verified, registered."""
         async with asyncio.timeout(START_S):
             while not any(worker["offered"] for worker in (await self._status("gateway"))["workers"]):
-                if (fallen := self._processes.fallen()) is not None:
-                    raise LabError(f"{fallen.name} ended; it said:\n{fallen.tail()}")
+                self._still_running()
                 await asyncio.sleep(0.2)
         self._tell.line("the gateway verified the worker's fresh evidence and offers it requests")
 
     async def _watch_refusal(self) -> None:
-        """With the image or the model not listed, the worker must say why it takes no work."""
+        """With something not listed, or altered, somebody must say why the worker takes no work."""
         async with asyncio.timeout(ENGINE_START_S):
-            while True:
-                with contextlib.suppress(aiohttp.ClientError):
-                    reason = _refusal(await self._status("worker"))
-                    if reason:
-                        raise LabError(f"the worker is refused, as it should be: {reason}")
-                if (fallen := self._processes.fallen()) is not None:
-                    raise LabError(f"{fallen.name} ended; it said:\n{fallen.tail()}")
+            while not (reason := await self._site.objection()):
+                self._still_running()
                 await asyncio.sleep(1.0)
+        raise RefusedWorkerError(f"the worker is refused, as it should be: {reason}")
 
-    async def _show_proofs(self, model: PreparedModel, founded: Founded) -> None:
-        found = await self._get("client", f"/v1/attestation?model={model.base_name}")
+    def _still_running(self) -> None:
+        if (fallen := self._processes.fallen()) is not None:
+            raise LabError(f"{fallen.name} ended; it said:\n{fallen.tail()}")
+
+    async def _show_proofs(self, served: Served, founded: Founded) -> None:
+        found = await self._get("client", f"/v1/attestation?model={served.base_name}")
         gateway = found["gateways"][0]
         worker = gateway["workers"][0]
         self._result.verdicts = {"gateway": gateway["gateway"], "worker": worker}
@@ -167,9 +168,9 @@ class Demonstration:
             accepted = bool(verdict["accepted"]) and verdict["image_hash"] == image.hex()
             self._result.checks[f"{name} is verified and runs the listed image"] = accepted
 
-    async def _ask(self, model: PreparedModel) -> None:
+    async def _ask(self, served: Served) -> None:
         key = (self._settings.directory / "api.key").read_text().strip()
-        caller = Caller(self._urls["client"], key, model.base_name, MAX_TOKENS)
+        caller = Caller(self._urls["client"], key, served.base_name, MAX_TOKENS)
         *plain, last = self._settings.prompts
         for prompt in plain:
             self._tell.line(f"> {prompt}")
@@ -191,27 +192,26 @@ class Demonstration:
         head = await world.chain.head()
         async with asyncio.timeout(PAID_S):
             while await self._paid_tokens(world, contract) < owed:
-                if (fallen := self._processes.fallen()) is not None:
-                    raise LabError(f"{fallen.name} ended; it said:\n{fallen.tail()}")
+                self._still_running()
                 head = await world.chain.wait_head(head.block.seqno, timeout=60.0)
         self._result.signed_tokens = await self._paid_tokens(world, contract)
 
     async def _settle(
         self,
         world: World,
-        model: PreparedModel,
+        served: Served,
         contract: Address,
         before: AccountState,
         engine_before: dict[str, int],
     ) -> None:
         """Compare the counts with each other and the balance with proven transactions."""
         result = self._result
-        worker = await self._status("worker")
-        engine_now = await self._get("worker", "/engine")
+        worker = await self._site.status()
+        engine_now = await self._site.counters()
         engine = {name: engine_now[name] - engine_before[name] for name in engine_before}
         counted = {
             "engine": {"prompt": engine["prompt_tokens"], "completion": engine["generation_tokens"]},
-            "retokenised": await self._retokenise(model),
+            "retokenised": await self._retokenise(served),
             "usage": {kind: sum(asked.tokens[kind] for asked in result.prompts) for kind in ("prompt", "completion")},
             "ledger": _ledger(worker),
         }
@@ -268,27 +268,27 @@ class Demonstration:
     # Small things -----------------------------------------------------------------------------------------------
 
     async def _worker_contract(self) -> Address:
-        worker = await self._status("worker")
+        worker = await self._site.status()
         return Address.parse(worker["accounts"][0]["worker_contract"])
 
     async def _paid_tokens(self, world: World, contract: Address) -> int:
         state = await world.chain.account(contract)
         return WorkerData.from_cell(state.data).tokens if state.data is not None else 0
 
-    async def _retokenise(self, model: PreparedModel) -> dict[str, int]:
+    async def _retokenise(self, served: Served) -> dict[str, int]:
         conversations = [
             {"messages": messages(asked.text), "answer": asked.answer, "ended": asked.finish_reason == "stop"}
             for asked in self._result.prompts
         ]
         script = str(Path(retokenize.__file__))
         process = await asyncio.create_subprocess_exec(
-            str(model.environment.python),
+            str(served.prepared.environment.python),
             script,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
-        task = json.dumps({"model": str(model.directory), "conversations": conversations}).encode()
+        task = json.dumps({"model": str(served.prepared.directory), "conversations": conversations}).encode()
         output, _ = await process.communicate(task)
         if process.returncode:
             raise LabError(f"the tokenizer ended with status {process.returncode}")
@@ -302,11 +302,7 @@ class Demonstration:
         headers = {}
         if name == "client":
             headers["Authorization"] = "Bearer " + (self._settings.directory / "api.key").read_text().strip()
-        async with aiohttp.ClientSession() as http, http.get(self._urls[name] + path, headers=headers) as answer:
-            found: dict[str, Any] = await answer.json()
-            if answer.status != 200:
-                raise LabError(f"{name} answered {answer.status} to {path}: {found.get('error')}")
-            return found
+        return await fetch(name, self._urls[name] + path, headers)
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -322,10 +318,3 @@ def _ledger(status: dict[str, Any]) -> dict[str, int]:
     """Adjusted tokens by kind as the worker counted them, and their total as its ledger has it."""
     kinds = {kind: int(status["requests"][kind]) for kind in ("prompt", "cached", "completion", "reasoning")}
     return kinds | {"total": sum(int(account["max"]) for account in status["accounts"])}
-
-
-def _refusal(status: dict[str, Any]) -> str:
-    """Why the worker gets no work, where the root contract's lists are the reason: its own words, then a gateway's."""
-    own = [f"{item['text']} ({item['hint']})" for item in status.get("reasons", ()) if "delisted" in item["name"]]
-    told = [text for text in status.get("troubles", {}).values() if "not listed" in text]
-    return "; a gateway says: ".join([*own[:1], *told[:1]]) if told else ""

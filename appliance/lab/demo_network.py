@@ -1,12 +1,13 @@
 """The demonstration's network: contracts, listings, funds, machines and the three programs' files.
 
-In: a world on a running chain and a model. Out: what the programs need to start, and what they must prove.
+In: a world on a running chain, a model and the worker's site. Out: what the programs need to start, and what they must
+prove.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from appliance.chain import admin
 from appliance.keys import new_key
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from appliance.config import MeasuredConfig
-    from appliance.engine.models import PreparedModel
+    from appliance.lab.demo_site import Served, WorkerSite
 
 PRICES = Economy(price_per_token=1_200_000, worker_fee_per_token=1_000_000)
 COEFFICIENT = 1000
@@ -41,7 +42,8 @@ class Founded:
 
 async def found_network(
     world: World,
-    model: PreparedModel,
+    served: Served,
+    site: WorkerSite,
     say: Callable[[str], None],
     *,
     delist: Literal["image", "model"] | None = None,
@@ -50,7 +52,8 @@ async def found_network(
 
     Args:
         world: On a running chain.
-        model: What the worker will serve.
+        served: What the worker will serve.
+        site: Where it will run.
         say: Told what was done.
         delist: What to leave out of the root contract.
 
@@ -59,10 +62,11 @@ async def found_network(
     """
     root = await world.deploy_root()
     say(f"root contract {root.friendly(bounceable=True, testnet=True)}")
-    worker_measured, gateway_measured = world.measured(model.name, _engine(model)), world.measured()
-    worker = await world.machine("worker", worker_measured)
-    gateway = await world.machine("gateway", gateway_measured)
     ports = {name: world.ports.take() for name in _PORTS}
+    wallets = {name: world.wallet_of(f"{name}-wallet.key") for name in ("worker", "gateway", "client")}
+    worker = await site.found(world, served, _owner(world), ports["worker"])
+    gateway_measured = world.measured(trust=worker.trust)
+    gateway = await world.machine("gateway", gateway_measured)
     orders = [
         admin.register_proxy(root, f"127.0.0.1:{ports['workers']} 127.0.0.1:{ports['clients']}"),
         admin.add_proxy_image(root, gateway.image),
@@ -70,48 +74,35 @@ async def found_network(
     if delist != "image":
         orders.append(admin.add_image(root, worker.image))
     if delist != "model":
-        orders.append(admin.add_model(root, model.name))
+        orders.append(admin.add_model(root, served.name))
     await world.order(*orders)
     say(f"listed worker image {worker.image.hex()[:16]}…, gateway image {gateway.image.hex()[:16]}…")
     await world.faucet(world.owner.address, OWNER_FUNDS)
     world.secret("api.key")
     world.secret("client.secret")
-    wallets = {name: world.wallet_of(f"{name}-wallet.key") for name in ("worker", "gateway", "client")}
     for name, address in wallets.items():
         await world.faucet(address, CLIENT_FUNDS if name == "client" else WALLET_FUNDS)
-    _write_files(world, ports, worker_measured, gateway_measured, model)
+    _write_files(world, ports, gateway_measured)
     world.ports.release()
-    urls = {name: f"http://127.0.0.1:{ports[name]}" for name in ("worker", "gateway", "client")}
+    urls = {name: f"http://127.0.0.1:{ports[name]}" for name in ("gateway", "client")}
     return Founded(worker.image, gateway.image, urls)
 
 
-def _engine(model: PreparedModel) -> dict[str, Any]:
-    engine: dict[str, Any] = {"max_tokens": 256, "max_active_requests": 8}
-    if model.self_check_prompt is not None:
-        engine |= {"self_check_prompt": model.self_check_prompt}
-    if model.self_check_pattern is not None:
-        engine |= {"self_check_pattern": model.self_check_pattern}
-    return engine
+def _owner(world: World) -> dict[str, object]:
+    """Who is paid for the worker's tokens, and how."""
+    return {
+        "address": world.owner.address.friendly(testnet=True),
+        "payout_min_nanotons": TON // 100,
+        "payout_max_fee_share": 0.5,
+        "coefficient": COEFFICIENT,
+        "gas_key_file": str(world.directory / "worker-wallet.key"),
+    }
 
 
-def _write_files(
-    world: World, ports: dict[str, int], worker: MeasuredConfig, gateway: MeasuredConfig, model: PreparedModel
-) -> None:
+def _write_files(world: World, ports: dict[str, int], gateway: MeasuredConfig) -> None:
     directory = world.directory
     owner = {"address": world.owner.address.friendly(testnet=True)}
-    pays = {"payout_min_nanotons": TON // 100, "payout_max_fee_share": 0.5}
     new_key(directory / "gateway.key")
-    world.write_config(
-        "worker",
-        worker,
-        owner | pays | {"coefficient": COEFFICIENT, "gas_key_file": str(directory / "worker-wallet.key")},
-        {
-            "status": f"127.0.0.1:{ports['worker']}",
-            "quote_source": str(world.quotes("worker")),
-            "collateral": str(collateral_path(world.quotes("worker"))),
-            "model_dir": str(model.directory),
-        },
-    )
     world.write_config(
         "gateway",
         gateway,

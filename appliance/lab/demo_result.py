@@ -18,6 +18,9 @@ PROMPTS = (
 )
 
 
+Part = Literal["root", "uki", "command-line", "configuration", "model"]
+
+
 class Reporter(Protocol):
     """Who is told."""
 
@@ -47,12 +50,19 @@ class Settings:
         model: A recipe of the engine room: ``smollm2`` or ``tiny``.
         prompts: At least one; the last is asked through the ``openai`` package.
         delist: What to leave out of the root contract, to see the refusal.
+        tamper: What to alter by one byte after it was listed, to see the refusal; of a booted image only.
     """
 
     directory: Path
     model: str = "smollm2"
     prompts: tuple[str, ...] = PROMPTS
     delist: Literal["image", "model"] | None = None
+    tamper: Part | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the run shows a refusal."""
+        return self.delist is not None or self.tamper is not None
 
 
 @dataclass(slots=True)
@@ -73,6 +83,7 @@ class Result:
     chain: dict[str, Any] = field(default_factory=dict)
     processes_left: list[str] = field(default_factory=list)
     checks: dict[str, bool] = field(default_factory=dict)
+    vm: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -198,15 +198,32 @@ class World:
         for start in range(0, len(orders), 4):
             await self.root_owner.transfer([order.message() for order in orders[start : start + 4]])
 
-    def measured(self, model: str | None = None, engine: Mapping[str, Any] | None = None) -> MeasuredConfig:
-        """The measured configuration of a program of this network."""
-        trust = TrustConfig(
-            policy="simulated",
-            development=True,
-            simulated_roots=(base64.b64encode(self.tee.root_der).decode(),),
-        )
+    def measured(
+        self,
+        model: str | None = None,
+        engine: Mapping[str, Any] | None = None,
+        *,
+        trust: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> MeasuredConfig:
+        """The measured configuration of a program of this network.
+
+        Args:
+            model: A worker's model.
+            engine: A worker's engine settings.
+            trust: Added to what everybody here trusts.
+            more: Other parts of the measured configuration.
+        """
+        roots = (base64.b64encode(self.tee.root_der).decode(),)
+        common = {"policy": "simulated", "development": True, "simulated_roots": roots}
         return MeasuredConfig.model_validate(
-            {"network": self.network, "trust": trust, "model": model, "engine": dict(engine) if engine else None}
+            {
+                "network": self.network,
+                "trust": TrustConfig.model_validate(common | dict(trust or {})),
+                "model": model,
+                "engine": dict(engine) if engine else None,
+                **more,
+            }
         )
 
     async def machine(self, name: str, measured: MeasuredConfig) -> Machine:
