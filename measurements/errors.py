@@ -4,6 +4,8 @@ Everything this project raises on purpose derives from :class:`ChrysalisError`::
 
     ChrysalisError
     ├── MeasurementError          an artefact cannot be measured or a log cannot be replayed
+    │   ├── ArtefactError         a file is not the image it has to be
+    │   └── EventLogError         a log is not an event log, or breaks its bounds
     ├── AttestationError          evidence is malformed, unverified or refused (attestation.errors)
     └── ApplianceError            the running thing: wire, chain, engine, money, configuration (appliance.errors)
 
@@ -33,3 +35,11 @@ class ChrysalisError(Exception):
 
 class MeasurementError(ChrysalisError):
     """An artefact cannot be measured, or a log cannot be replayed."""
+
+
+class ArtefactError(MeasurementError):
+    """A file is not the image it has to be: layout, length, or a part that is missing."""
+
+
+class EventLogError(MeasurementError):
+    """Bytes that are not an event log, or one that breaks its bounds."""
