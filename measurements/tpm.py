@@ -13,12 +13,14 @@ Linux 6.12 ``drivers/firmware/efi/libstub/efi-stub-helper.c`` (9). Each was seen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from measurements import authenticode, uki
 from measurements.errors import ArtefactError, MeasurementError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 Boot = Literal["disk", "direct"]
 """``disk``: firmware finds the image on its EFI system partition; ``direct``: the machine monitor hands it over."""

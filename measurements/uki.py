@@ -7,11 +7,14 @@ Source: UAPI group specification 5, "Unified Kernel Image"; systemd 257, ``src/f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from measurements import pe as layout
 from measurements.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MEASURED_SECTIONS = (
     ".linux",

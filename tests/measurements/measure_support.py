@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 STUB = "257.13-1~deb13u1"
 COMMAND_LINE = "console=ttyS0 quiet roothash=" + "5a" * 32
