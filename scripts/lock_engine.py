@@ -1,11 +1,13 @@
-"""Make the engine's locked requirement files again: ``python scripts/lock_engine.py [--upgrade]``.
+"""Make the engine's locked requirement files again: ``python scripts/lock_engine.py [--upgrade | --light]``.
 
 Comes in: ``requirements/engine-cpu.in`` and the two ``.excludes`` files beside it. Goes out, all with SHA-256 hashes
-of the Linux x86-64 wheels for Python 3.11 to 3.13 and without naming any host:
+of the Linux x86-64 wheels for Python 3.11 to 3.13 (the light engine's: 3.13 alone) and without naming any host:
 
 * ``engine-cpu.txt``            every package of the CPU engine; its torch line accepts the CPU and the full build
 * ``engine-cpu-torch.txt``      the CPU build of torch alone, tried first by the installer
 * ``engine-cpu-cuda-deps.txt``  what the full build of torch needs besides, for where no CPU build is offered
+* ``engine-light.txt``          the packages of the light engine, in the versions of ``engine-cpu.txt`` (``--light``
+  makes only this one)
 
 The comment above each requirement gives the bytes of its largest wheel, from which the installer's progress is made.
 Versions that are already locked are kept unless ``--upgrade`` is given. The hash of the CPU build is taken from the
@@ -27,6 +29,7 @@ from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements"
 PYTHONS = ("3.11", "3.12", "3.13")
+IMAGE_PYTHON = "3.13"  # Debian trixie's
 PLATFORM = "x86_64-manylinux_2_34"  # SGLang's own wheels ask for it
 
 
@@ -88,6 +91,21 @@ def resolve_all(requirements: Path, excludes: list[Path], constraints: Path | No
     return merged
 
 
+def versions(*paths: Path) -> str:
+    """The pinned versions of locked files that exist, as constraints."""
+    texts = [path.read_text() for path in paths if path.exists()]
+    return "".join(f"{pin}\n" for text in texts for pin in re.findall(r"^[a-z0-9.-]+==[^\s+]+", text, re.MULTILINE))
+
+
+def resolve_light(engine: Path) -> dict[str, Package]:
+    """The light engine's packages for the image's Python, in the versions that ``engine`` locks."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as kept:
+        kept.write(versions(engine))
+        kept.flush()
+        source, excludes = REQUIREMENTS / "engine-light.in", REQUIREMENTS / "engine-light.excludes"
+        return resolve(source, [excludes], Path(kept.name), IMAGE_PYTHON)
+
+
 def cpu_build(version: str, locked: Path) -> Package:
     """The CPU build of torch that pip offers here, else the one that is locked already."""
     local = f"{version}+cpu"
@@ -124,16 +142,19 @@ def write(path: Path, packages: dict[str, Package]) -> None:
 
 
 def main() -> None:
-    """Resolve both sets and write the three files."""
+    """Resolve the sets and write the four files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
-    upgrade = parser.parse_args().upgrade
+    parser.add_argument("--light", action="store_true", help="make engine-light.txt only")
+    options = parser.parse_args()
     engine, torch_alone, cuda = (REQUIREMENTS / f"engine-cpu{part}.txt" for part in ("", "-torch", "-cuda-deps"))
+    light = REQUIREMENTS / "engine-light.txt"
+    if options.light:
+        write(light, resolve_light(engine))
+        return
     source, excludes = REQUIREMENTS / "engine-cpu.in", REQUIREMENTS / "engine-cpu.excludes"
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as kept:
-        for path in (engine, cuda):
-            if path.exists() and not upgrade:
-                kept.write("\n".join(re.findall(r"^[a-z0-9.-]+==[^\s+]+", path.read_text(), re.MULTILINE)) + "\n")
+        kept.write("" if options.upgrade else versions(engine, cuda))
         kept.flush()
         constraints = Path(kept.name)
         cpu = resolve_all(source, [excludes, REQUIREMENTS / "engine-cpu-torch.excludes"], constraints)
@@ -145,6 +166,7 @@ def main() -> None:
     write(torch_alone, {"torch": build})
     cpu["torch"].hashes |= build.hashes
     write(engine, cpu)
+    write(light, resolve_light(engine))
 
 
 if __name__ == "__main__":
