@@ -56,6 +56,10 @@ class Told:
         """A piece of an answer as it comes."""
         self._console.print(piece, end="", markup=False, soft_wrap=True)
 
+    def shown(self, result: Result) -> None:
+        """The result so far, for a program that goes on while the network stays up."""
+        self._output.result(result.to_dict())
+
 
 def demo(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Ask this instead; may be repeated.")] = None,
@@ -65,6 +69,9 @@ def demo(
     delist: Annotated[
         Delist | None, typer.Option(help="Leave the worker's image or model unlisted: see the refusal.")
     ] = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="When all is shown, leave the network running until Ctrl-C.")
+    ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the directory with keys, files, ledgers and logs.")
     ] = False,
@@ -74,13 +81,19 @@ def demo(
     logs.configure("warning")
     output = Output(as_json=as_json)
     directory = Path(tempfile.mkdtemp(prefix="chrysalis-demo-"))
-    settings = Settings(directory, model, tuple(prompt or PROMPTS), delist.value if delist else None)
+    settings = Settings(
+        directory,
+        model,
+        tuple(prompt or PROMPTS),
+        delist.value if delist else None,
+        stay=asyncio.Event() if stay else None,
+    )
     failure = ""
     with ExitStack() as stack:
         told = Told(output, stack.enter_context(shown(output)))
         demonstration = Demonstration(settings, told, ProcessSite(directory))
         try:
-            asyncio.run(_until_ended(demonstration))
+            asyncio.run(_until_ended(demonstration, settings.stay))
         except ChrysalisError as error:
             failure = str(error)
     result = demonstration.result
@@ -95,10 +108,18 @@ def demo(
     raise typer.Exit(0 if result.ok else 1)
 
 
-async def _until_ended(demonstration: Demonstration) -> None:
-    """Run; SIGTERM ends it as Ctrl-C does, so that nothing is left running."""
+async def _until_ended(demonstration: Demonstration, stay: asyncio.Event | None) -> None:
+    """Run. A signal ends it, and nothing is left running; once everything is shown, that is not a failure."""
     task = asyncio.ensure_future(demonstration.run())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def end() -> None:
+        if stay is not None and demonstration.staying:
+            stay.set()
+        else:
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end)
     try:
         await task
     except asyncio.CancelledError:

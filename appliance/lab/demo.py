@@ -56,6 +56,7 @@ class Demonstration:
         self._result = Result()
         self._processes = Processes(settings.directory)
         self._urls: dict[str, str] = {}
+        self.staying = False
 
     async def run(self) -> Result:
         """Run everything; errors end up in the result, and no process is left in any case.
@@ -69,7 +70,6 @@ class Demonstration:
             with self._stage("stop"):
                 await self._site.stop()
                 await self._processes.stop()
-            self._result.vm = self._site.facts()
             self._result.processes_left = [f"{pid} {name}" for pid, name in survivors(self._processes.sessions)]
         self._result.checks["no process is left"] = not self._result.processes_left
         self._result.ok = all(self._result.checks.values())
@@ -103,6 +103,7 @@ class Demonstration:
                 await self._start("client", START_S)
             with self._stage("proofs"):
                 await self._show_proofs(served, founded)
+                self._result.checks |= await self._site.prove(self._result)
             contract = await self._worker_contract()
             before = await world.chain.account(world.owner.address)
             engine_before = await self._site.counters()
@@ -112,6 +113,9 @@ class Demonstration:
                 await self._await_payment(world, contract)
             with self._stage("accounts"):
                 await self._settle(world, served, contract, before, engine_before)
+            if self._settings.stay is not None:
+                with self._stage("stay"):
+                    await self._stay(self._settings.stay)
 
     # Stages ------------------------------------------------------------------------------------------------------
 
@@ -146,7 +150,7 @@ class Demonstration:
     async def _watch_refusal(self) -> None:
         """With something not listed, or altered, somebody must say why the worker takes no work."""
         async with asyncio.timeout(ENGINE_START_S):
-            while not (reason := await self._site.objection()):
+            while not (reason := await self._site.objection(await self._status("gateway"))):
                 self._still_running()
                 await asyncio.sleep(1.0)
         raise RefusedWorkerError(f"the worker is refused, as it should be: {reason}")
@@ -264,6 +268,22 @@ class Demonstration:
             f" = {counted[kind]}"
             for kind in _KINDS
         ]
+
+    async def _stay(self, ended: asyncio.Event) -> None:
+        """Leave the network running for whoever wants to look at it, until told to end."""
+        self._result.ok = all(self._result.checks.values())
+        self._tell.shown(self._result)
+        for name, url in {**self._urls, **self._site.addresses()}.items():
+            self._tell.line(f"{name}: {url}")
+        self._tell.line("the network stays up; press Ctrl-C to end it")
+        ending = asyncio.create_task(ended.wait())
+        self.staying = True
+        try:
+            while not ending.done():
+                self._still_running()
+                await asyncio.wait({ending}, timeout=1.0)
+        finally:
+            ending.cancel()
 
     # Small things -----------------------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ async def found_network(
     say(f"root contract {root.friendly(bounceable=True, testnet=True)}")
     ports = {name: world.ports.take() for name in _PORTS}
     wallets = {name: world.wallet_of(f"{name}-wallet.key") for name in ("worker", "gateway", "client")}
-    worker = await site.found(world, served, _owner(world), ports["worker"])
+    worker = await site.found(world, served, _owner(world), ports)
     gateway_measured = world.measured(trust=worker.trust)
     gateway = await world.machine("gateway", gateway_measured)
     orders = [

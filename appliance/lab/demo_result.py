@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     from pathlib import Path
 
     from appliance.engine.progress import Progress
@@ -40,6 +41,10 @@ class Reporter(Protocol):
         """A long preparation goes on."""
         ...
 
+    def shown(self, result: Result) -> None:
+        """Everything is shown, and the network stays up."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -51,6 +56,7 @@ class Settings:
         prompts: At least one; the last is asked through the ``openai`` package.
         delist: What to leave out of the root contract, to see the refusal.
         tamper: What to alter by one byte after it was listed, to see the refusal; of a booted image only.
+        stay: When all is shown, leave everything running until this is set.
     """
 
     directory: Path
@@ -58,6 +64,7 @@ class Settings:
     prompts: tuple[str, ...] = PROMPTS
     delist: Literal["image", "model"] | None = None
     tamper: Part | None = None
+    stay: asyncio.Event | None = None
 
     @property
     def refused(self) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from appliance.engine.models import PreparedModel
     from appliance.engine.progress import ProgressCallback
+    from appliance.lab.demo_result import Result
     from appliance.lab.processes import Processes
     from appliance.lab.world import World
 
@@ -71,8 +72,8 @@ class WorkerSite(Protocol):
     async def model(self, recipe: str, progress: ProgressCallback) -> Served:
         """Make or find the model."""
 
-    async def found(self, world: World, served: Served, owner: Mapping[str, Any], port: int) -> Settled:
-        """Make the machine and the worker's configuration; ``port`` is a free one, still held, for its status."""
+    async def found(self, world: World, served: Served, owner: Mapping[str, Any], ports: Mapping[str, int]) -> Settled:
+        """Make the machine and the worker's configuration; ``ports`` are free ones, still held, by name."""
 
     async def start(self, processes: Processes, *, wait: bool) -> None:
         """Start the worker; with ``wait``, return when it is healthy."""
@@ -83,11 +84,18 @@ class WorkerSite(Protocol):
     async def counters(self) -> dict[str, int]:
         """Its engine's own token counters."""
 
-    async def objection(self) -> str:
-        """Why the worker will never serve, in the words of whoever refuses; empty while it still may."""
+    async def objection(self, gateway: Mapping[str, Any]) -> str:
+        """Why the worker will never serve, in the words of whoever refuses; empty while it still may.
 
-    def facts(self) -> dict[str, Any]:
-        """What the result says of this site besides."""
+        Args:
+            gateway: The gateway's status.
+        """
+
+    async def prove(self, result: Result) -> dict[str, bool]:
+        """Check what only this site can show, put it into the result, and return the checks by name."""
+
+    def addresses(self) -> dict[str, str]:
+        """Where the worker answers, by name."""
 
     async def stop(self) -> None:
         """End what the demonstration's processes do not hold."""
@@ -110,12 +118,12 @@ class ProcessSite:
         engine = {"name": "sglang", "version": prepared.environment.sglang, "model": prepared.name}
         return Served(prepared, prepared.name, engine, engine_settings(prepared))
 
-    async def found(self, world: World, served: Served, owner: Mapping[str, Any], port: int) -> Settled:
+    async def found(self, world: World, served: Served, owner: Mapping[str, Any], ports: Mapping[str, int]) -> Settled:
         """A quoting service, and the worker's file."""
         measured = world.measured(served.name, served.settings)
         machine = await world.machine("worker", measured)
-        world.write_config("worker", measured, owner, self._host(world, served, port))
-        self._url = f"http://127.0.0.1:{port}"
+        world.write_config("worker", measured, owner, self._host(world, served, ports["worker"]))
+        self._url = f"http://127.0.0.1:{ports['worker']}"
         return Settled(machine.image)
 
     async def start(self, processes: Processes, *, wait: bool) -> None:
@@ -133,15 +141,19 @@ class ProcessSite:
         """The engine's counters by way of the status page."""
         return await fetch("worker", self._url + "/engine")
 
-    async def objection(self) -> str:
+    async def objection(self, gateway: Mapping[str, Any]) -> str:
         """Its own reasons where the root contract's lists are one, then a gateway's words."""
         with contextlib.suppress(aiohttp.ClientError):
             return _refusal(await self.status())
         return ""
 
-    def facts(self) -> dict[str, Any]:
+    async def prove(self, result: Result) -> dict[str, bool]:
         """Nothing besides."""
         return {}
+
+    def addresses(self) -> dict[str, str]:
+        """Its status page."""
+        return {"worker": self._url}
 
     async def stop(self) -> None:
         """Nothing besides."""
