@@ -15,6 +15,14 @@ setup *args:
 demo *args:
     @python -m appliance.cli demo "$@"
 
+# the appliance image from locked inputs: `just image --profile engine-gpu`; needs root
+image *args:
+    @python -m appliance.cli image build "$@"
+
+# build the image at least twice under different conditions and compare every artefact
+image-check *args:
+    @python -m appliance.cli image check "$@"
+
 # the test suite
 test *args:
     @python -m pytest "$@"
