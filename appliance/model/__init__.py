@@ -1,0 +1,71 @@
+"""Models as volumes: packed the same anywhere, named by their verity root hash, opened by it in the guest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.exports import lazily
+
+if TYPE_CHECKING:
+    from appliance.model.checking import VolumeSummary, show, verify
+    from appliance.model.checkpoint import Checkpoint, examine
+    from appliance.model.errors import (
+        CheckpointError,
+        ModelVolumeError,
+        PackError,
+        VolumeFormatError,
+        VolumeMismatchError,
+        VolumeOpenError,
+    )
+    from appliance.model.formats import FORMATS, FormatName, VolumeFormat
+    from appliance.model.naming import VolumeName
+    from appliance.model.packing import PackedModel, pack
+    from appliance.model.volume import close_volume, open_volume
+
+__all__ = [
+    "FORMATS",
+    "Checkpoint",
+    "CheckpointError",
+    "FormatName",
+    "ModelVolumeError",
+    "PackError",
+    "PackedModel",
+    "VolumeFormat",
+    "VolumeFormatError",
+    "VolumeMismatchError",
+    "VolumeName",
+    "VolumeOpenError",
+    "VolumeSummary",
+    "close_volume",
+    "examine",
+    "open_volume",
+    "pack",
+    "show",
+    "verify",
+]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "FORMATS": "formats",
+            "Checkpoint": "checkpoint",
+            "CheckpointError": "errors",
+            "FormatName": "formats",
+            "ModelVolumeError": "errors",
+            "PackError": "errors",
+            "PackedModel": "packing",
+            "VolumeFormat": "formats",
+            "VolumeFormatError": "errors",
+            "VolumeMismatchError": "errors",
+            "VolumeName": "naming",
+            "VolumeOpenError": "errors",
+            "VolumeSummary": "checking",
+            "close_volume": "volume",
+            "examine": "checkpoint",
+            "open_volume": "volume",
+            "pack": "packing",
+            "show": "checking",
+            "verify": "checking",
+        },
+    )
