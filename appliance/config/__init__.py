@@ -1,7 +1,8 @@
 """Configuration: three types by what they may decide, loaded from one TOML file a program."""
 
+from appliance.config.guest import GuestConfig, GuestHost
 from appliance.config.home import home
-from appliance.config.load import load, locate
+from appliance.config.load import load, locate, parse
 from appliance.config.models import (
     BlockRef,
     ClientConfig,
@@ -12,8 +13,10 @@ from appliance.config.models import (
     HostConfig,
     LiteserverConfig,
     MeasuredConfig,
+    ModelVolume,
     NetworkConfig,
     OwnerConfig,
+    TimeConfig,
     TrustConfig,
     WorkerConfig,
     WorkerHost,
@@ -26,15 +29,21 @@ __all__ = [
     "EngineConfig",
     "GatewayConfig",
     "GatewayHost",
+    "GuestConfig",
+    "GuestHost",
     "HostConfig",
     "LiteserverConfig",
     "MeasuredConfig",
+    "ModelVolume",
     "NetworkConfig",
     "OwnerConfig",
+    "TimeConfig",
+    "TpmReference",
     "TrustConfig",
     "WorkerConfig",
     "WorkerHost",
     "home",
     "load",
     "locate",
+    "parse",
 ]

@@ -32,15 +32,31 @@ def load(path: Path, model: type[M]) -> M:
         ConfigError: The file is missing, too large, not TOML, or has wrong, unknown or missing keys; every fault is
             listed with its line and key.
     """
-    text = _read(path)
+    return parse(_read(path), model, str(path), base=path.resolve().parent)
+
+
+def parse(text: str, model: type[M], name: str, *, base: Path | None = None) -> M:
+    """Check the text of a configuration.
+
+    Args:
+        text: TOML.
+        model: What it has to be.
+        name: What errors call it.
+        base: What relative paths are taken against; without it they stay as they are.
+
+    Raises:
+        ConfigError: It is not TOML, or has wrong, unknown or missing keys.
+    """
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}", hint="see https://toml.io for the syntax") from None
+        raise ConfigError(f"{name}: not TOML: {error}", hint="see https://toml.io for the syntax") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: not TOML: nested too deeply") from None
     try:
-        return model.model_validate(_anchor(values, model, path.resolve().parent))
+        return model.model_validate(values if base is None else _anchor(values, model, base))
     except ValidationError as error:
-        faults = [_fault(path, text, item["loc"], item["msg"], item["type"]) for item in error.errors()]
+        faults = [_fault(name, text, item["loc"], item["msg"], item["type"]) for item in error.errors()]
         raise ConfigError("\n".join(faults), hint="every key and its meaning: chrysalis config show") from None
 
 
@@ -82,10 +98,10 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
 
 
-def _fault(path: Path, text: str, location: tuple[int | str, ...], message: str, kind: str) -> str:
+def _fault(name: str, text: str, location: tuple[int | str, ...], message: str, kind: str) -> str:
     names = [str(part) for part in location if not isinstance(part, int)]
     line = locate(text, names)
-    where = f"{path}:{line}" if line else str(path)
+    where = f"{name}:{line}" if line else name
     said = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(kind, message.removeprefix("Value error, "))
     return f"{where}: {'.'.join(str(part) for part in location) or 'file'}: {said}"
 

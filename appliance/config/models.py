@@ -49,17 +49,35 @@ class NetworkConfig(Model):
     root_max_age_s: Annotated[float, Field(gt=0)] = 7200.0
 
 
+class TpmReference(Model):
+    """What one image measures into a TPM (SHA-256 bank, lower-case hex), so that a refusal can say what differs.
+
+    ``pcr14`` holds the measured configuration. It may be left out, and has to be in the configuration that it would be
+    the digest of; evidence that states a configuration has to match it all the same.
+    """
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    pcr4: Hex32
+    pcr9: Hex32
+    pcr11: Hex32
+    pcr12: Hex32 = "0" * 64
+    pcr14: Hex32 | None = None
+
+
 class TrustConfig(Model):
     """What peers have to prove.
 
     ``fake_tdx`` and ``any`` are for development only: ``development`` must be set, and a release refuses it.
-    ``simulated_roots`` are DER certificates in base64; a verdict that rests on one gives no assurance.
+    ``simulated_roots`` (of TDX quotes) and ``tpm_roots`` (of TPM attestation keys) are DER certificates in base64, made
+    for a run; a verdict that rests on one gives no assurance. ``tpm_references`` limits TPM machines to these images.
     ``quote_zero_padding`` takes quotes that are followed by zeros, as some machines of other networks send them.
     """
 
     policy: Literal["tdx", "simulated", "fake_tdx", "any"]
     development: bool = False
     simulated_roots: tuple[Base64, ...] = ()
+    tpm_roots: tuple[Base64, ...] = ()
+    tpm_references: tuple[TpmReference, ...] = ()
     check_images: bool = True
     check_models: bool = True
     tcb_grace_days: Annotated[int, Field(ge=0, le=90)] = 0
@@ -70,8 +88,11 @@ class TrustConfig(Model):
         if self.policy != "tdx" and not self.development:
             msg = f"policy {self.policy!r} proves nothing to a stranger and needs development = true"
             raise ValueError(msg)
-        if (self.policy == "simulated") != bool(self.simulated_roots):
-            msg = "simulated_roots belong to policy 'simulated', and that policy needs at least one"
+        if (self.policy == "simulated") != bool(self.simulated_roots or self.tpm_roots):
+            msg = "simulated_roots and tpm_roots belong to policy 'simulated', and that policy needs at least one"
+            raise ValueError(msg)
+        if self.tpm_references and not self.tpm_roots:
+            msg = "tpm_references say what TPM machines measure, and no TPM machine is trusted without tpm_roots"
             raise ValueError(msg)
         return self
 
@@ -93,13 +114,40 @@ class EngineConfig(Model):
     self_check_pattern: str = r"."
 
 
+class ModelVolume(Model):
+    """The layout of a guest's model volume: with the root hash in the model's name, the whole verity table.
+
+    ``data_blocks`` are blocks of 4096 bytes; the hash area begins behind them. Salt and block sizes are constants of
+    the format.
+    """
+
+    format: Literal["erofs", "cocoon-tar"] = "erofs"
+    data_blocks: Annotated[int, Field(ge=1, lt=2**36)]
+
+
+class TimeConfig(Model):
+    """Time that a guest asks for: RFC 3161 time-stamps over its own nonce, by an authority under one of these roots.
+
+    ``roots`` are DER certificates in base64. A clock that is off by more than ``max_offset_s`` is set; which server
+    is asked is the host's choice (it can refuse, not lie).
+    """
+
+    roots: Annotated[tuple[Base64, ...], Field(min_length=1, max_length=8)]
+    max_offset_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
+
+
 class MeasuredConfig(Model):
-    """What makes one release for one network and model the same everywhere. Model and engine are a worker's only."""
+    """What makes one release for one network and model the same everywhere.
+
+    Model and engine are a worker's only; the model's volume and ``time`` are for the appliance image.
+    """
 
     network: NetworkConfig
     trust: TrustConfig
     model: ModelName | None = None
     engine: EngineConfig | None = None
+    model_volume: ModelVolume | None = None
+    time: TimeConfig | None = None
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical CBOR (RFC 8949, section 4.2) of all values, defaults included: 32 bytes."""
@@ -135,14 +183,18 @@ class HostConfig(Model):
     """What every program's host decides: places and addresses.
 
     ``status`` (loopback only) serves health, metrics and the stages; ``drain_s`` is what running requests get after
-    SIGTERM.
+    SIGTERM. ``platform`` is what makes this machine's evidence; without it, what the policy's name says.
+    ``quote_source`` belongs to it: a quoting service's socket (``simulated``), another configfs directory (``tdx``), a
+    TPM's TCTI (``tpm``). ``attestation_ca`` certifies a TPM's attestation key (URL).
     """
 
     state_dir: Path
     liteservers: Annotated[tuple[LiteserverConfig, ...], Field(min_length=1)]
     status: HostPort | None = None
     router: HostPort | None = None
+    platform: Literal["tdx", "simulated", "fake_tdx", "tpm", "none"] | None = None
     quote_source: str | None = None
+    attestation_ca: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]{1,500}$")] | None = None
     collateral: str | None = None
     registry_poll_s: Annotated[float, Field(gt=0, le=3600)] = 45.0
     drain_s: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S)] = 30.0

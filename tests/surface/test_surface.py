@@ -35,8 +35,9 @@ SURFACE = {
         to_http
     """,
     "appliance.config": """
-        BlockRef ClientConfig ClientHost EngineConfig GatewayConfig GatewayHost HostConfig LiteserverConfig
-        MeasuredConfig NetworkConfig OwnerConfig TrustConfig WorkerConfig WorkerHost home load locate
+        BlockRef ClientConfig ClientHost EngineConfig GatewayConfig GatewayHost GuestConfig GuestHost HostConfig
+        LiteserverConfig MeasuredConfig ModelVolume NetworkConfig OwnerConfig TimeConfig TpmReference TrustConfig
+        WorkerConfig WorkerHost home load locate parse
     """,
     "appliance.engine": """
         EngineClient EngineError EngineRequest EngineResponse EngineSettings EngineStartError EngineState EngineStatus
@@ -54,7 +55,7 @@ SURFACE = {
         WireError decode dial encode keep_connected
     """,
     "appliance.worker": "HandshakeError Worker WorkerError WorkerStatus run",
-    "measurements": "ChrysalisError MeasurementError",
+    "measurements": "ArtefactError ChrysalisError EventLogError MeasurementError",
 }
 LAZY = sorted(set(SURFACE) - {"appliance.config", "measurements"})
 """``config`` is eager: modules of the same names would hide its functions ``load`` and ``home``."""

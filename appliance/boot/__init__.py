@@ -1,0 +1,1 @@
+"""A guest start: stages, configuration, clock, posture, keys, model; and the attested status port."""
