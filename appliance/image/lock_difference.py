@@ -1,0 +1,74 @@
+"""What a new lock changes, in words: the first thing that a reviewer reads.
+
+In: the lock as it is committed, and the one just made. Out: lines. The same version with other contents is no change but
+an error: an archive never does that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.image.errors import LockError
+
+if TYPE_CHECKING:
+    from appliance.image.lock import LockedPackage, PackageLock
+
+
+def difference(old: PackageLock | None, new: PackageLock) -> list[str]:
+    """Lines that say what came, went and changed; none where the packages are the same.
+
+    Raises:
+        LockError: A package has the same version and other contents.
+    """
+    if old is None:
+        return [f"{new.name}: new lock, {len(new.packages)} packages, {_megabytes(new.size)}"]
+    before, after = _by_name(old), _by_name(new)
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key, ()), after.get(key, ())
+        if [item.sha256 for item in was] != [item.sha256 for item in now]:
+            lines.append(_line(was, now))
+    if lines:
+        came, went = len(after.keys() - before.keys()), len(before.keys() - after.keys())
+        lines.append(
+            f"{new.name}: {len(lines) - came - went} changed, {came} came, {went} went; {len(new.packages)} packages, "
+            f"{_megabytes(old.size)} → {_megabytes(new.size)}"
+        )
+    return lines
+
+
+def _by_name(lock: PackageLock) -> dict[tuple[str, str], tuple[LockedPackage, ...]]:
+    found: dict[tuple[str, str], tuple[LockedPackage, ...]] = {}
+    for item in lock.packages:
+        key = item.package, item.architecture
+        found[key] = (*found.get(key, ()), item)
+    return found
+
+
+def _line(was: tuple[LockedPackage, ...], now: tuple[LockedPackage, ...]) -> str:
+    for item in now:
+        for other in was:
+            if other.version == item.version and other.sha256 != item.sha256:
+                raise LockError(
+                    f"{item.package} {item.version} has other contents than are locked: SHA-256 {item.sha256}, "
+                    f"locked {other.sha256}",
+                    hint="an archive never changes a version's contents: find out why before anything is taken from it",
+                )
+    if not was:
+        return f"  + {_versions(now)} ({_megabytes(sum(item.size for item in now))}, {_origin(now)})"
+    if not now:
+        return f"  - {_versions(was)}"
+    return f"  ~ {_versions(was)} → {_versions(now, name=False)} ({_origin(now)})"
+
+
+def _versions(items: tuple[LockedPackage, ...], *, name: bool = True) -> str:
+    versions = ", ".join(item.version for item in items)
+    return f"{items[0].package} {versions}" if name else versions
+
+
+def _origin(items: tuple[LockedPackage, ...]) -> str:
+    return ", ".join(sorted({f"{item.suite}/{item.component}" for item in items}))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
