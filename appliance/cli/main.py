@@ -41,6 +41,7 @@ GROUPS = (
     Group("client", "peers", "client", "client", "The client."),
     Group("wallet", "wallet", "app", "client", "The owner's wallet."),
     Group("registry", "registry", "app", "client", "The root contract."),
+    Group("model", "model", "app", "", "Model volumes."),
     Group("lab", "lab", "app", "lab", "A private chain on this machine."),
 )
 

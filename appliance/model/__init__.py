@@ -17,16 +17,14 @@ if TYPE_CHECKING:
         VolumeMismatchError,
         VolumeOpenError,
     )
-    from appliance.model.formats import FORMATS, FormatName, VolumeFormat
+    from appliance.model.formats import VolumeFormat
     from appliance.model.naming import VolumeName
     from appliance.model.packing import PackedModel, pack
     from appliance.model.volume import close_volume, open_volume
 
 __all__ = [
-    "FORMATS",
     "Checkpoint",
     "CheckpointError",
-    "FormatName",
     "ModelVolumeError",
     "PackError",
     "PackedModel",
@@ -48,10 +46,8 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazily(
         __name__,
         {
-            "FORMATS": "formats",
             "Checkpoint": "checkpoint",
             "CheckpointError": "errors",
-            "FormatName": "formats",
             "ModelVolumeError": "errors",
             "PackError": "errors",
             "PackedModel": "packing",

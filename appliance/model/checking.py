@@ -62,7 +62,7 @@ def verify(
     path: Path,
     name: str,
     *,
-    format: FormatName | None = None,  # noqa: A002  # what the configuration and the command line call it
+    format: FormatName | None = None,  # noqa: A002 - what the configuration and the command line call it
     data_blocks: int | None = None,
     progress: ProgressCallback = ignore_progress,
     workers: int | None = None,

@@ -64,7 +64,7 @@ def pack(
     *,
     name: str,
     commit: str = "local",
-    format: FormatName = "erofs",  # noqa: A002  # what the configuration and the command line call it
+    format: FormatName = "erofs",  # noqa: A002 - what the configuration and the command line call it
     progress: ProgressCallback = ignore_progress,
     workers: int | None = None,
 ) -> PackedModel:

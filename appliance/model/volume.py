@@ -43,7 +43,7 @@ def execute(command: Sequence[str]) -> str:
         VolumeOpenError: It cannot be started or failed; with what it said.
     """
     try:
-        done = subprocess.run(  # noqa: S603  # fixed programs, arguments from measured values
+        done = subprocess.run(  # noqa: S603 - fixed programs, arguments from measured values
             command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -60,7 +60,7 @@ def open_volume(
     device: Path,
     root_hash: str,
     data_blocks: int,
-    format: str = "erofs",  # noqa: A002  # what the configuration and the command line call it
+    format: str = "erofs",  # noqa: A002 - what the configuration and the command line call it
     *,
     mount_point: Path = MOUNT_POINT,
     mapping: str = MAPPING,

