@@ -13,6 +13,7 @@
         │   ├── InputGoneError        the archive no longer has it
         │   ├── InputDiffersError     what came is not what is locked
         │   └── ArchiveUnreachableError   no answer, or one that says nothing about the input
+        ├── BuildError                a program of the build failed, or its configuration cannot be used
         └── MissingToolError          a program of the machine is not installed
 """
 
@@ -59,6 +60,10 @@ class InputDiffersError(InputError):
 
 class ArchiveUnreachableError(InputError):
     """The archive did not answer, or its answer says nothing about the input."""
+
+
+class BuildError(ImageError):
+    """A program of the build failed, or what it was given cannot be used; the message has its last words."""
 
 
 class MissingToolError(ImageError):
