@@ -1,0 +1,352 @@
+"""Launch a virtual machine, find it again, stop it.
+
+In: a :class:`~appliance.host.machine.Machine`. Out: a :class:`RunningVm`. QEMU and its TPM run in sessions of their own
+and outlive the command that started them; everything that later commands need is in the machine's directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from appliance.host.confidential import require_protection
+from appliance.host.control import Control
+from appliance.host.errors import ControlError, LaunchError
+from appliance.host.kept import keep, spawn
+from appliance.host.kvm import Probe, probe_kvm
+from appliance.host.machine import FILES, QEMU, Machine, qemu_command, shown
+from appliance.host.programs import find_program, qemu_version, require
+from appliance.host.record import Kept, Record, held, machine_directory, read_record, write_record
+from appliance.host.swtpm import manufacture, start_swtpm
+from appliance.host.volumes import require_artefacts, write_files
+from measurements.manifest import MANIFEST_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from appliance.host.kept import ProcessIdentity
+
+log = structlog.get_logger(__name__)
+
+START_S = 60.0
+POLL_S = 0.1
+WATCH_S = 1.0
+POWERDOWN_S = 30.0
+QUIT_S = 10.0
+TAIL_LINES = 15
+TAIL_BYTES = 65536
+PORT_ATTEMPTS = 3
+_PORT_TAKEN = "Could not set up host forwarding rule"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningVm:
+    """A machine that was launched; it may have ended since."""
+
+    directory: Path
+    record: Record
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.record.name
+
+    @property
+    def console(self) -> Path:
+        """The file with everything the guest wrote to its serial port."""
+        return self.directory / FILES.console
+
+    @property
+    def forwards(self) -> dict[int, int]:
+        """Loopback port of the host by port of the guest."""
+        return dict(self.record.forwards)
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process."""
+        return self.record.qemu.pid
+
+    @property
+    def accel(self) -> str:
+        """``kvm`` or ``tcg``."""
+        return self.record.accel
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What was run, as a shell takes it."""
+        return self.record.commands
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU still runs."""
+        return self.record.qemu.identity.alive
+
+    def tail(self, lines: int = TAIL_LINES) -> str:
+        """The console's last lines, and QEMU's own words where it left any."""
+        said = _tail(self.console, lines), _tail(self.directory / FILES.qemu_log, lines)
+        return "\n".join(text for text in said if text) or "nothing was said"
+
+    async def stop(self, seconds: float = POWERDOWN_S) -> str:
+        """End the machine: power button, QEMU's own end, then by force; each only where the one before did not do.
+
+        Args:
+            seconds: How long the guest gets after the power button; 0 leaves it out.
+
+        Returns:
+            What ended it: ``powerdown``, ``quit``, ``kill``, or ``ended`` where it had ended before.
+        """
+        return await asyncio.to_thread(_stop, self, seconds)
+
+    async def wait(self) -> None:
+        """Until QEMU has ended."""
+        while not await asyncio.to_thread(self.record.qemu.identity.wait, WATCH_S):
+            pass
+
+
+async def start(
+    machine: Machine,
+    *,
+    tell: Callable[[str], None] = lambda _line: None,
+    prepare_tpm: Callable[[Path], object] | None = None,
+) -> RunningVm:
+    """Launch a machine. Returns when QEMU runs it; what the guest does is another matter (``readiness``).
+
+    Args:
+        machine: The machine; an undecided accelerator is probed, undecided ports are chosen.
+        tell: Called with every command before it runs, as a shell takes it, and with what a probe found.
+        prepare_tpm: Manufactures the TPM in the directory it is given, where there is none yet (a TPM world whose root
+            certifies it); without it the TPM gets keys and no certificate.
+
+    Raises:
+        MissingProgramError: QEMU or swtpm is not installed.
+        MachineError: Something the machine is made of is missing.
+        LaunchError: It runs already, or QEMU ended at once; its words are in the message.
+    """
+    return await asyncio.to_thread(_start, machine, tell, prepare_tpm)
+
+
+def find(name: str) -> RunningVm:
+    """A machine that was launched before, by name.
+
+    Raises:
+        LaunchError: None of this name was.
+    """
+    directory = machine_directory(name)
+    return RunningVm(directory, read_record(directory))
+
+
+async def delete(vm: RunningVm) -> None:
+    """Remove an ended machine's directory: its logs, its TPM, its state.
+
+    Raises:
+        LaunchError: It runs.
+    """
+    if vm.alive:
+        raise LaunchError(f"{vm.name} runs", hint=f"chrysalis vm stop {vm.name}")
+    with held(vm.directory):
+        await asyncio.to_thread(shutil.rmtree, vm.directory)
+
+
+def decide_accel(machine: Machine) -> tuple[Machine, Probe]:
+    """A machine with a decided accelerator, and why it is that one.
+
+    ``kvm`` is tried too: better an error now than a guest that dies in its first instructions.
+
+    Raises:
+        LaunchError: KVM was asked for and does not work.
+    """
+    if machine.accel == "tcg":
+        return machine, Probe(works=False, reason="emulation was asked for")
+    kernel = machine.image / "chrysalis.vmlinuz"
+    probe = probe_kvm(kernel if kernel.is_file() else None)
+    if probe.works:
+        return replace(machine, accel="kvm"), probe
+    if machine.accel == "kvm" or machine.protection != "none":
+        raise LaunchError(probe.reason, hint="--accel tcg emulates the processor; slow, and it works everywhere")
+    return replace(machine, accel="tcg"), probe
+
+
+def _start(machine: Machine, tell: Callable[[str], None], prepare_tpm: Callable[[Path], object] | None) -> RunningVm:
+    with_tpm = machine.tpm and machine.protection == "none"
+    require(QEMU, *(("swtpm", "swtpm_setup") if with_tpm else ()))
+    version = qemu_version()
+    require_artefacts(machine)
+    if machine.protection != "none":
+        require_protection(machine.protection, version)
+    with held(machine.directory):
+        _refuse_running(machine.directory)
+        commands: list[str] = []
+        machine, probe = decide_accel(machine)
+        if probe.command:
+            tell(shown(probe.command))
+        tell(f"{machine.accel}: {probe.reason}" + (f" ({probe.seconds:.1f} s)" if probe.seconds else ""))
+
+        def run_told(command: list[str]) -> None:
+            commands.append(shown(command, machine.directory))
+            tell(commands[-1])
+
+        write_files(machine)
+        if with_tpm and prepare_tpm is not None:
+            (machine.directory / FILES.tpm_state).mkdir(mode=0o700, exist_ok=True)
+            prepare_tpm(machine.directory / FILES.tpm_state)
+        elif with_tpm:
+            manufacture(machine.directory / FILES.tpm_state, run_told)
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            decided = _with_ports(machine)
+            try:
+                return _started(decided, probe, commands, run_told, with_tpm=with_tpm)
+            except LaunchError as error:
+                # A free port may be taken between choosing and opening it; a port that was asked for is an error.
+                if _PORT_TAKEN not in error.message or decided == machine or attempt == PORT_ATTEMPTS:
+                    raise
+        raise LaunchError("no free port was found")
+
+
+def _started(
+    machine: Machine,
+    probe: Probe,
+    commands: list[str],
+    run_told: Callable[[list[str]], None],
+    *,
+    with_tpm: bool,
+) -> RunningVm:
+    swtpm = start_swtpm(machine.directory, run_told) if with_tpm else None
+    try:
+        qemu = _start_qemu(machine, run_told)
+    except BaseException:
+        if swtpm is not None:
+            swtpm.end(QUIT_S)
+        raise
+    record = Record(
+        name=machine.name,
+        image=str(machine.image),
+        manifest=_manifest_digest(machine.image),
+        boot=machine.boot,
+        accel=machine.accel,
+        accel_reason=probe.reason,
+        protection=machine.protection,
+        launched=time.time(),
+        forwards={item.guest_port: item.host_port for item in machine.forwards},
+        commands=tuple(commands),
+        qemu=Kept.of(qemu),
+        swtpm=Kept.of(swtpm) if swtpm else None,
+    )
+    write_record(machine.directory, record)
+    log.info("vm launched", name=machine.name, pid=qemu.pid, kind=machine.accel)
+    return RunningVm(machine.directory, record)
+
+
+def _start_qemu(machine: Machine, run_told: Callable[[list[str]], None]) -> ProcessIdentity:
+    """Start QEMU and wait until it says that it runs the guest."""
+    (machine.directory / FILES.control).unlink(missing_ok=True)
+    command = qemu_command(machine)
+    run_told(command)
+    command[0] = str(find_program(QEMU))
+    words = machine.directory / FILES.qemu_log
+    process = spawn(command, directory=machine.directory, log=words)
+    identity = keep(process)
+    limit = time.monotonic() + START_S
+    state = "starting"
+    while process.poll() is None and time.monotonic() < limit:
+        with suppress(ControlError), Control(machine.directory) as control:
+            state = control.state()
+        if state == "running":
+            return identity
+        if state == "internal-error":
+            break
+        time.sleep(POLL_S)
+    status = process.poll()
+    identity.end(QUIT_S)
+    said = _tail(words, TAIL_LINES) or "nothing"
+    raise LaunchError(
+        f"QEMU ended with status {status}; it said:\n{said}"
+        if status is not None
+        else f"QEMU did not run the guest within {START_S:g} s (state {state}); it said:\n{said}",
+        hint=f"the whole of it: {words}",
+    )
+
+
+def _stop(vm: RunningVm, seconds: float) -> str:
+    with held(vm.directory):
+        how = _end_qemu(vm, seconds)
+        if vm.record.swtpm is not None and not vm.record.swtpm.identity.wait(QUIT_S):  # it ends with QEMU
+            vm.record.swtpm.identity.end(QUIT_S)
+        log.info("vm stopped", name=vm.name, reason=how)
+        return how
+
+
+def _end_qemu(vm: RunningVm, seconds: float) -> str:
+    qemu = vm.record.qemu.identity
+    if not qemu.alive:
+        return "ended"
+    for command, patience in (("system_powerdown", seconds), ("quit", QUIT_S)):
+        if patience <= 0:
+            continue
+        try:
+            with Control(vm.directory) as control:
+                control.ask(command)
+        except ControlError:
+            if qemu.wait(0):
+                return command.removeprefix("system_")
+            continue
+        if qemu.wait(patience):
+            return command.removeprefix("system_")
+    qemu.end(QUIT_S)
+    return "kill"
+
+
+def _refuse_running(directory: Path) -> None:
+    """A machine runs once; a TPM left over from a launch that failed half-way is ended."""
+    if not (directory / FILES.record).exists():
+        return
+    record = read_record(directory)
+    if record.qemu.identity.alive:
+        raise LaunchError(
+            f"{record.name} runs already (process {record.qemu.pid})", hint=f"chrysalis vm stop {record.name}"
+        )
+    if record.swtpm is not None:
+        record.swtpm.identity.end(QUIT_S)
+
+
+def _with_ports(machine: Machine) -> Machine:
+    """The machine with a free loopback port for each forward that names none; all are held while they are chosen."""
+    held_open: list[socket.socket] = []
+    forwards = []
+    try:
+        for item in machine.forwards:
+            port = item.host_port
+            if not port:
+                chosen = socket.socket()
+                held_open.append(chosen)
+                chosen.bind(("127.0.0.1", 0))
+                port = chosen.getsockname()[1]
+            forwards.append(replace(item, host_port=port))
+    finally:
+        for chosen in held_open:
+            chosen.close()
+    return replace(machine, forwards=tuple(forwards))
+
+
+def _manifest_digest(image: Path) -> str:
+    path = image / MANIFEST_NAME
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _tail(path: Path, lines: int) -> str:
+    try:
+        with path.open("rb") as handle:
+            size = handle.seek(0, 2)
+            handle.seek(max(0, size - TAIL_BYTES))
+            text = handle.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.strip().splitlines()[-lines:])
