@@ -20,6 +20,7 @@ import structlog
 from appliance.host.confidential import require_protection
 from appliance.host.control import Control
 from appliance.host.errors import ControlError, LaunchError
+from appliance.host.follow import tail
 from appliance.host.kept import keep, spawn
 from appliance.host.kvm import Probe, probe_kvm
 from appliance.host.machine import FILES, QEMU, Machine, qemu_command, shown
@@ -43,7 +44,6 @@ WATCH_S = 1.0
 POWERDOWN_S = 30.0
 QUIT_S = 10.0
 TAIL_LINES = 15
-TAIL_BYTES = 65536
 PORT_ATTEMPTS = 3
 _PORT_TAKEN = "Could not set up host forwarding rule"
 
@@ -92,7 +92,7 @@ class RunningVm:
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """The console's last lines, and QEMU's own words where it left any."""
-        said = _tail(self.console, lines), _tail(self.directory / FILES.qemu_log, lines)
+        said = tail(self.console, lines), tail(self.directory / FILES.qemu_log, lines)
         return "\n".join(text for text in said if text) or "nothing was said"
 
     async def stop(self, seconds: float = POWERDOWN_S) -> str:
@@ -266,7 +266,7 @@ def _start_qemu(machine: Machine, run_told: Callable[[list[str]], None]) -> Proc
         time.sleep(POLL_S)
     status = process.poll()
     identity.end(QUIT_S)
-    said = _tail(words, TAIL_LINES) or "nothing"
+    said = tail(words, TAIL_LINES) or "nothing"
     raise LaunchError(
         f"QEMU ended with status {status}; it said:\n{said}"
         if status is not None
@@ -339,14 +339,3 @@ def _with_ports(machine: Machine) -> Machine:
 def _manifest_digest(image: Path) -> str:
     path = image / MANIFEST_NAME
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-
-
-def _tail(path: Path, lines: int) -> str:
-    try:
-        with path.open("rb") as handle:
-            size = handle.seek(0, 2)
-            handle.seek(max(0, size - TAIL_BYTES))
-            text = handle.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.strip().splitlines()[-lines:])

@@ -95,6 +95,12 @@ class Configuration:
     host: str
     gas_key: bytes | None = field(default=None, repr=False)
 
+    def members(self) -> dict[str, bytes]:
+        """The files of the configuration volume by name (``appliance.boot.volume``)."""
+        texts = {"measured.toml": self.measured, "owner.toml": self.owner, "host.toml": self.host}
+        key = {} if self.gas_key is None else {"gas.key": self.gas_key}
+        return {**{name: text.encode() for name, text in texts.items()}, **key}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
@@ -268,7 +274,8 @@ def _firmware(machine: Machine) -> list[str]:
 
 def _disk(machine: Machine, volume: Volume) -> list[str]:
     mode = "read-only=off" if volume.writable else "read-only=on"
-    first = ("bootindex=0",) if volume.node == "image" else ()
+    # QEMU gives index 0 to a kernel that it hands over itself.
+    first = ("bootindex=0",) if volume.node == "image" and machine.boot == "disk" else ()
     device = _virtio(machine, "virtio-blk-pci", f"drive={volume.node}", f"serial={volume.serial}", *first)
     file = f"file.driver=file,file.filename={_option(volume.path)}"
     return ["-blockdev", f"driver=raw,node-name={volume.node},{mode},{file}", "-device", device]

@@ -45,11 +45,11 @@ class Stage(BaseModel):
     hint: str = Field(default="", max_length=4096)
 
 
-def get_json(port: int, path: str, seconds: float = ANSWER_S) -> Any:
+def get_bytes(port: int, path: str, seconds: float = ANSWER_S) -> bytes:
     """Ask a guest's status port through its loopback forward.
 
     Raises:
-        NotReadyError: No answer, or one that is not JSON within bounds.
+        NotReadyError: No answer, another status than 200, or more than :data:`MAX_ANSWER_BYTES`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -65,8 +65,17 @@ def get_json(port: int, path: str, seconds: float = ANSWER_S) -> Any:
         connection.close()
     if answer.status != 200 or len(data) > MAX_ANSWER_BYTES:
         raise NotReadyError(f"the status port answered {path} with status {answer.status} and {len(data)} bytes")
+    return data
+
+
+def get_json(port: int, path: str, seconds: float = ANSWER_S) -> Any:
+    """As :func:`get_bytes`, for an answer in JSON.
+
+    Raises:
+        NotReadyError: As there, or it is not JSON.
+    """
     try:
-        return json.loads(data)
+        return json.loads(get_bytes(port, path, seconds))
     except (ValueError, RecursionError):
         raise NotReadyError(f"the status port answered {path} with what is not JSON") from None
 

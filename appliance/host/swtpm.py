@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from appliance.host.errors import HostError, LaunchError
+from appliance.host.follow import tail
 from appliance.host.kept import keep, spawn
 from appliance.host.machine import FILES
 from appliance.host.programs import find_program
@@ -71,7 +72,7 @@ def manufacture(state: Path, tell: Callable[[list[str]], None]) -> None:
         raise HostError(f"swtpm_setup did not end within {SETUP_S:g} s") from None
     if done.returncode != 0:
         log = state.parent / FILES.tpm_log
-        said = (done.stdout + done.stderr).decode(errors="replace").strip() or _tail(log)
+        said = (done.stdout + done.stderr).decode(errors="replace").strip() or tail(log, 8)
         raise HostError(f"swtpm_setup ended with status {done.returncode}: {said[-400:]}", hint=f"see {log}")
 
 
@@ -93,14 +94,8 @@ def start_swtpm(directory: Path, tell: Callable[[list[str]], None]) -> ProcessId
         if process.poll() is not None or time.monotonic() > limit:
             identity.end(STOP_S)
             raise LaunchError(
-                f"swtpm served no socket: {_tail(directory / FILES.tpm_log)}", hint="is the TPM's directory writable?"
+                f"swtpm served no socket: {tail(directory / FILES.tpm_log, 8) or 'it said nothing'}",
+                hint="is the TPM's directory writable?",
             )
         time.sleep(POLL_S)
     return identity
-
-
-def _tail(log: Path) -> str:
-    try:
-        return log.read_text(errors="replace")[-400:].strip() or "it said nothing"
-    except OSError:
-        return "it said nothing"

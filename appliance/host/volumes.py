@@ -90,14 +90,7 @@ def make_state(path: Path, mib: int) -> None:
 
 def _write_configuration(path: Path, configuration: Configuration) -> None:
     """The volume may hold the gas key: only its owner reads it."""
-    members = {
-        "measured.toml": configuration.measured.encode(),
-        "owner.toml": configuration.owner.encode(),
-        "host.toml": configuration.host.encode(),
-    }
-    if configuration.gas_key is not None:
-        members["gas.key"] = configuration.gas_key
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as handle:
-        handle.write(pack(members))
+        handle.write(pack(configuration.members()))
