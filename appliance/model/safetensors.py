@@ -92,7 +92,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _span(name: str, entry: object, source: str) -> tuple[int, int, str]:
     """Where a tensor begins and ends, after checking that this is what its type and shape need."""
     match entry:
-        case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if not rest:
+        case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
+            not rest and type(begin) is type(end) is int
+        ):
             pass
         case _:
             raise CheckpointError(f"{source}: tensor {name!r} is not described by dtype, shape and data_offsets alone")
