@@ -50,12 +50,9 @@ PLANS = (
     LockPlan("base", (("base",), ("initrd",))),
     LockPlan("debug", (("base", "debug"),), beside=("base",)),
     LockPlan("engine-cpu", (("base", "engine-cpu"),), beside=("base",)),
-    LockPlan(
-        "engine-gpu",
-        (("base", "engine-gpu"), ("base", "engine-gpu", "engine-gpu-build")),
-        beside=("base",),
-        components=ALL_COMPONENTS,
-    ),
+    LockPlan("engine-gpu", (("base", "engine-gpu"),), beside=("base",)),
+    LockPlan("engine-gpu-build", (("tools", "engine-gpu-build"),), beside=("tools",)),
+    LockPlan("engine-gpu-files", (("engine-gpu-files",),), components=ALL_COMPONENTS, alone=True),
     LockPlan("firmware", (("firmware",),), alone=True),
     LockPlan("firmware-next", (("firmware-next",),), alone=True, suites=(NEXT_DISTRIBUTION,)),
 )
