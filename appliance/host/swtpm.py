@@ -94,7 +94,7 @@ def start_swtpm(directory: Path, tell: Callable[[list[str]], None]) -> ProcessId
         if process.poll() is not None or time.monotonic() > limit:
             identity.end(STOP_S)
             raise LaunchError(
-                f"swtpm served no socket: {tail(directory / FILES.tpm_log, 8) or 'it said nothing'}",
+                f"swtpm served no socket; it said: {tail(directory / FILES.tpm_log, 8) or 'nothing'}",
                 hint="is the TPM's directory writable?",
             )
         time.sleep(POLL_S)
