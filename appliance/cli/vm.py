@@ -23,7 +23,7 @@ from appliance.host.errors import NotReadyError
 from appliance.host.follow import console_lines
 from appliance.host.kvm import probe_kvm
 from appliance.host.launch import RunningVm, delete, find, start
-from appliance.host.machine import STATUS_PORT, Configuration, Forward, Machine
+from appliance.host.machine import STATUS_PORT, Configuration, Forward, Machine, Protection
 from appliance.host.readiness import Stage, get_bytes, look, until_stages
 from appliance.host.record import machine_directory, names
 from appliance.image.sizes import parse_size
@@ -111,11 +111,12 @@ def launch(
         state_mib=parse_size(state) // MIB if state else None,
         forwards=tuple(forwards),
         restrict=restrict,
-        protection=find_protection() if protection is Protected.auto else protection.value,
+        protection=_protection(protection),
         config_digest=digest,
     )
     vm = asyncio.run(_launch(machine, output, wait, foreground=foreground))
-    output.say(f"{name} runs; status: https://127.0.0.1:{vm.forwards[STATUS_PORT]}; chrysalis vm status {name}")
+    if vm.alive:
+        output.say(f"{name} runs; status: https://127.0.0.1:{vm.forwards[STATUS_PORT]}; chrysalis vm status {name}")
     output.result({"ok": True, **_facts(vm)})
 
 
@@ -259,6 +260,19 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def _protection(asked: Protected) -> Protection:
+    """What was asked for; ``auto`` takes what this host's kernel offers."""
+    match asked:
+        case Protected.auto:
+            return find_protection()
+        case Protected.tdx:
+            return "tdx"
+        case Protected.snp:
+            return "snp"
+        case Protected.none:
+            return "none"
 
 
 def _row(stage: Stage) -> tuple[str, str, str, str]:

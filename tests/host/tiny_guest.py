@@ -7,7 +7,10 @@ Layout: PE/COFF (Microsoft, "PE Format"), one section; calling convention and ta
 from __future__ import annotations
 
 import struct
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LINE = "hello from the tiny guest"
 _SECTION_AT = 0x1000
@@ -24,24 +27,21 @@ def application(*, ends: bool) -> bytes:
         "488d15"  # lea rdx, [rip+…]: the line
     )
     call = bytes.fromhex("ff5108")  # call [rcx+8]: OutputString
-    if ends:
-        rest = bytes.fromhex(
-            "488b4358"  # mov rax, [rbx+0x58]: runtime services
-            "b902000000"  # mov ecx, 2: EfiResetShutdown
-            "31d2"  # xor edx, edx
-            "4531c0"  # xor r8d, r8d
-            "4531c9"  # xor r9d, r9d
-            "ff5068"  # call [rax+0x68]: ResetSystem
-        )
-    else:
-        rest = b""
+    power_off = bytes.fromhex(
+        "488b4358"  # mov rax, [rbx+0x58]: runtime services
+        "b902000000"  # mov ecx, 2: EfiResetShutdown
+        "31d2"  # xor edx, edx
+        "4531c0"  # xor r8d, r8d
+        "4531c9"  # xor r9d, r9d
+        "ff5068"  # call [rax+0x68]: ResetSystem
+    )
+    rest = power_off if ends else b""
     loop = bytes.fromhex("f390ebfc")  # pause; jump back to it
     after_lea = len(head) + 4
     distance = len(head) + 4 + len(call) + len(rest) + len(loop) - after_lea
     code = head + struct.pack("<i", distance) + call + rest + loop + message
-    return (
-        _headers(len(code)).ljust(_FILE_AT, b"\0") + code.ljust(0x400, b"\0") + bytes(8192)
-    )  # QEMU takes the first five sectors for a setup part
+    # QEMU takes the first five sectors of what it hands over for a Linux kernel's setup part: there has to be more.
+    return _headers(len(code)).ljust(_FILE_AT, b"\0") + code.ljust(0x400, b"\0") + bytes(8192)
 
 
 def _headers(size: int) -> bytes:
