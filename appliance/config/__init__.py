@@ -17,6 +17,7 @@ from appliance.config.models import (
     NetworkConfig,
     OwnerConfig,
     TimeConfig,
+    TpmReference,
     TrustConfig,
     WorkerConfig,
     WorkerHost,

@@ -1,0 +1,119 @@
+"""What the attested status port shows: stages, posture, fresh evidence, and the worker's own page read-only.
+
+In: the files that the boot wrote, and who makes evidence. Out: an HTTP application. Nothing here can change anything,
+and nothing of a request, an answer or a client is known to it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from aiohttp import web
+
+from appliance.boot import posture
+from appliance.boot.stages import failed, read_stages
+from appliance.config.guest import STATUS_PORT
+from attestation.errors import AttestationError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from appliance.boot.system import System
+
+    Evidence = Callable[[bytes], Awaitable[bytes]]
+
+MAX_POSTURE_BYTES: Final = 1 << 18
+MAX_PAGE_BYTES: Final = 1 << 20
+MAX_WAITING: Final = 64
+NONCE_BYTES: Final = 32
+WORKER_PAGES: Final = frozenset({"health", "status", "engine", "metrics"})
+
+
+class Pages:
+    """The routes.
+
+    Args:
+        system: The machine.
+        evidence: Makes a bundle for a nonce, once there is something to make it with.
+    """
+
+    def __init__(self, system: System, evidence: Callable[[], Evidence | None]) -> None:
+        self._system = system
+        self._evidence = evidence
+        self._waiting = 0
+
+    def application(self) -> web.Application:
+        """The HTTP application; GET only."""
+        app = web.Application(client_max_size=1024)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/stages", self._stages)
+        app.router.add_get("/v1/posture", self._posture)
+        app.router.add_get("/v1/attestation", self._attestation)
+        app.router.add_get("/v1/worker/{page}", self._worker)
+        return app
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        records = read_stages(self._system.stages)
+        bad = failed(records)
+        ready = bad is None and all(record.state in {"done", "skipped"} for record in records)
+        body = {"ready": ready, "failed": bad.name if bad else None, "reason": bad.reason if bad else ""}
+        return web.json_response(body, status=200 if ready else 503)
+
+    async def _stages(self, _request: web.Request) -> web.Response:
+        return web.json_response({"stages": [asdict(record) for record in read_stages(self._system.stages)]})
+
+    async def _posture(self, _request: web.Request) -> web.Response:
+        """The boot's checks, and who listens now."""
+        try:
+            checks: Any = json.loads(self._system.read(posture.FILE, MAX_POSTURE_BYTES))
+        except (OSError, ValueError):
+            return _problem(503, "the posture was not taken yet", "see /v1/stages")
+        now = posture.socket_check(self._system, serving=True).to_dict()
+        return web.json_response({"checks": checks, "now": [now]})
+
+    async def _attestation(self, request: web.Request) -> web.Response:
+        try:
+            nonce = bytes.fromhex(request.query.get("nonce", ""))
+        except ValueError:
+            nonce = b""
+        if len(nonce) != NONCE_BYTES:
+            return _problem(
+                400, f"nonce is not {NONCE_BYTES} bytes in hex", "GET /v1/attestation?nonce=<64 hex digits>"
+            )
+        evidence = self._evidence()
+        if evidence is None:
+            return _problem(503, "this machine has no key to attest with yet", "see /v1/stages")
+        if self._waiting >= MAX_WAITING:
+            return _problem(503, f"{MAX_WAITING} requests for evidence wait already", "ask again later")
+        self._waiting += 1
+        try:
+            bundle = await evidence(nonce)
+        except AttestationError as error:
+            return _problem(503, error.message, error.hint)
+        finally:
+            self._waiting -= 1
+        return web.Response(body=bundle, content_type="application/cbor")
+
+    async def _worker(self, request: web.Request) -> web.Response:
+        """A page of the worker, as it is."""
+        page = request.match_info["page"]
+        if page not in WORKER_PAGES:
+            return _problem(404, "no such page", ", ".join(sorted(WORKER_PAGES)))
+        timeout = aiohttp.ClientTimeout(total=10)
+        url = f"http://127.0.0.1:{STATUS_PORT}/{page}"
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+                session.get(url, allow_redirects=False) as answer,
+            ):
+                body = await answer.content.read(MAX_PAGE_BYTES)
+                return web.Response(body=body, status=answer.status, content_type=answer.content_type)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return _problem(503, "the worker does not run", "see /v1/stages")
+
+
+def _problem(status: int, message: str, hint: str) -> web.Response:
+    return web.json_response({"error": message, "hint": hint}, status=status)
