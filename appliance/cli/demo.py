@@ -17,9 +17,10 @@ from appliance import logs
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.cli.progress import shown
+from appliance.config.home import home
 from appliance.lab.demo import Demonstration
 from appliance.lab.demo_result import PROMPTS, Result, Settings
-from appliance.lab.demo_site import ProcessSite
+from appliance.lab.demo_site import ProcessSite, WorkerSite
 from appliance.lab.errors import LabError
 from measurements.errors import ChrysalisError
 
@@ -34,6 +35,24 @@ class Delist(StrEnum):
 
     image = "image"
     model = "model"
+
+
+class Tamper(StrEnum):
+    """What to alter by one byte of what a guest boots."""
+
+    root = "root"
+    uki = "uki"
+    command_line = "command-line"
+    configuration = "configuration"
+    model = "model"
+
+
+class Accel(StrEnum):
+    """How the guest's processor runs."""
+
+    auto = "auto"
+    kvm = "kvm"
+    tcg = "tcg"
 
 
 class Told:
@@ -64,8 +83,15 @@ class Told:
 def demo(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Ask this instead; may be repeated.")] = None,
     model: Annotated[
-        str, typer.Option(help="smollm2 (a real chat model) or tiny (random weights, seconds).")
-    ] = "smollm2",
+        str | None,
+        typer.Option(help="smollm2 (a real chat model) or tiny (random weights, seconds; the default with --vm)."),
+    ] = None,
+    vm: Annotated[bool, typer.Option("--vm", help="Boot the appliance image and run the worker inside it.")] = False,
+    image: Annotated[Path | None, typer.Option(help="With --vm: the built image's directory.")] = None,
+    accel: Annotated[Accel, typer.Option(help="With --vm: KVM where it works, or emulation.")] = Accel.auto,
+    tamper: Annotated[
+        Tamper | None, typer.Option(help="With --vm: alter one byte after everything is listed: see the refusal.")
+    ] = None,
     delist: Annotated[
         Delist | None, typer.Option(help="Leave the worker's image or model unlisted: see the refusal.")
     ] = None,
@@ -80,18 +106,27 @@ def demo(
     """Run the whole network on this machine: chain, engine, gateway, worker, client; three prompts; a payout."""
     logs.configure("warning")
     output = Output(as_json=as_json)
+    if not vm and (image is not None or tamper is not None or accel is not Accel.auto):
+        raise LabError("--image, --accel and --tamper are for the booted image", hint="add --vm")
     directory = Path(tempfile.mkdtemp(prefix="chrysalis-demo-"))
     settings = Settings(
         directory,
-        model,
+        model or ("tiny" if vm else "smollm2"),
         tuple(prompt or PROMPTS),
         delist.value if delist else None,
+        tamper.value if tamper else None,
         stay=asyncio.Event() if stay else None,
     )
     failure = ""
     with ExitStack() as stack:
         told = Told(output, stack.enter_context(shown(output)))
-        demonstration = Demonstration(settings, told, ProcessSite(directory))
+        site: WorkerSite = ProcessSite(directory)
+        if vm:
+            from appliance.lab.demo_guest import GuestSettings, GuestSite  # noqa: PLC0415 -- needs what a host needs
+
+            guest = GuestSettings((image or home() / "image" / "engine-cpu").resolve(), accel.value, settings.tamper)
+            site = GuestSite(directory, guest, told.line)
+        demonstration = Demonstration(settings, told, site)
         try:
             asyncio.run(_until_ended(demonstration, settings.stay))
         except ChrysalisError as error:
@@ -100,7 +135,7 @@ def demo(
     result.error = failure
     result.ok = result.ok and not failure
     _summary(output, result)
-    if keep or (failure and not delist):
+    if keep or (failure and not settings.refused):
         output.progress(f"kept: {directory}")
     else:
         shutil.rmtree(directory, ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import aiohttp
 
@@ -178,14 +178,22 @@ def engine_settings(model: PreparedModel) -> dict[str, Any]:
     return settings
 
 
-async def fetch(name: str, url: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+async def fetch(
+    name: str, url: str, headers: Mapping[str, str] | None = None, *, ssl: Literal[True, False] = True
+) -> dict[str, Any]:
     """A program's JSON.
+
+    Args:
+        name: The program's.
+        url: What is asked.
+        headers: Sent with it.
+        ssl: Whether a certificate of the address is judged; a guest's carries evidence instead of a name.
 
     Raises:
         LabError: Another status than 200.
         aiohttp.ClientError: It cannot be reached.
     """
-    async with aiohttp.ClientSession() as http, http.get(url, headers=headers) as answer:
+    async with aiohttp.ClientSession() as http, http.get(url, headers=headers, ssl=ssl) as answer:
         found: dict[str, Any] = await answer.json()
         if answer.status != 200:
             raise LabError(f"{name} answered {answer.status} to {url}: {found.get('error')}")
