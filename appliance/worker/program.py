@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -48,7 +49,8 @@ from attestation.ratls import Identity
 from attestation.ratls.pow import open_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
+    from typing import Any
 
     from appliance.chain.client import ChainClient
     from appliance.chain.registry import Registry
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from appliance.engine.counters import EngineCounters
     from appliance.worker.engine import Engine
     from appliance.worker.payouts import Payer
+    from appliance.worker.stages import Stage
     from attestation.platforms import Platform
     from attestation.verifier import Verifier
 
@@ -64,14 +67,30 @@ log = structlog.get_logger(__name__)
 STAGES = ("chain", "identity", "ledger", "links", "engine")
 
 
-async def run(config: WorkerConfig) -> None:
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is otherwise where the worker does not run as a program of its own host.
+
+    Attributes:
+        engine: Makes the model server's side from the configuration.
+        report: Told of each change of a stage.
+        watch: Runs beside the worker and is cancelled with it.
+    """
+
+    engine: Callable[[WorkerConfig], Engine] = open_engine
+    report: Callable[[Stage], None] | None = None
+    watch: Callable[[Worker], Coroutine[Any, Any, None]] | None = None
+
+
+async def run(config: WorkerConfig, surroundings: Surroundings | None = None) -> None:
     """Serve until SIGTERM or SIGINT; raises the tree's errors for what no waiting cures."""
+    around = surroundings or Surroundings()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with contextlib.AsyncExitStack() as stack:
-        program = Program(config, stack)
+        program = Program(config, stack, around)
         await program.open_status()
         starting = loop.create_task(program.start())
         stopping = loop.create_task(stopped.wait())
@@ -83,6 +102,9 @@ async def run(config: WorkerConfig) -> None:
             return
         worker = starting.result()
         working = loop.create_task(worker.run())
+        if around.watch is not None:
+            watching = loop.create_task(around.watch(worker))
+            stack.callback(watching.cancel)
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         if not working.done():
@@ -99,12 +121,14 @@ class Program:
     Args:
         config: The whole configuration.
         stack: What is opened is closed with it, in the opposite order.
+        around: Where it runs.
     """
 
-    def __init__(self, config: WorkerConfig, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, config: WorkerConfig, stack: contextlib.AsyncExitStack, around: Surroundings) -> None:
         self._config = config
         self._stack = stack
-        self._stages = Stages(*STAGES)
+        self._open_engine = around.engine
+        self._stages = Stages(*STAGES, report=around.report)
         self._worker: Worker | None = None
         self._engine: Engine | None = None
         self._image = bytes(32)
@@ -150,7 +174,7 @@ class Program:
                 )
             book = Book(ledger)
             stack.push_async_callback(book.close)
-        engine = self._engine = open_engine(config)
+        engine = self._engine = self._open_engine(config)
         stack.push_async_callback(engine.stop)
         loading = asyncio.create_task(self._load(engine), name="engine")
         stack.callback(loading.cancel)

@@ -12,7 +12,7 @@ import structlog
 from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +34,12 @@ class Stages:
 
     Args:
         names: All of them.
+        report: Told of each change, where somebody else shows the stages too.
     """
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, report: Callable[[Stage], None] | None = None) -> None:
         self._stages = {name: Stage(name) for name in names}
+        self._report = report or _nobody
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self._stages.values())
@@ -47,6 +49,7 @@ class Stages:
         """Around the work of a stage; an error of our tree is noted with its hint and goes on to the caller."""
         stage = self._stages[name]
         stage.state, stage.reason = "running", ""
+        self._report(stage)
         began = time.monotonic()
         try:
             yield
@@ -62,7 +65,13 @@ class Stages:
             log.info("stage done", stage=name, duration_s=round(time.monotonic() - began, 3))
         finally:
             stage.seconds = time.monotonic() - began
+            self._report(stage)
 
     def note(self, name: str, reason: str) -> None:
         """Say why a running stage has not ended yet."""
         self._stages[name].reason = reason
+        self._report(self._stages[name])
+
+
+def _nobody(_stage: Stage) -> None:
+    """Nobody else shows them."""
