@@ -18,8 +18,8 @@ COMPILE = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"
            "--python-version", "3.11")  # fmt: skip
 # Lock file: its extras of pyproject.toml, further inputs, and the lock whose versions it shares.
 LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
-    "tools.txt": (("lab",), (), None),
-    "dev.txt": (("lab",), ("dev.in",), "tools.txt"),
+    "tools.txt": (("lab", "image"), (), None),
+    "dev.txt": (("lab", "image"), ("dev.in",), "tools.txt"),
     "client.txt": (("client",), (), "tools.txt"),
     "verify.txt": ((), (), "tools.txt"),
 }

@@ -1,7 +1,7 @@
 """What a new lock changes, in words: the first thing that a reviewer reads.
 
-In: the lock as it is committed, and the one just made. Out: lines. The same version with other contents is no change but
-an error: an archive never does that.
+In: the lock as it is committed, and the one just made. Out: lines. The same version with other contents is no change
+but an error: an archive never does that.
 """
 
 from __future__ import annotations
