@@ -17,7 +17,6 @@ import structlog
 from appliance.boot.devices import CONFIG_SERIAL, disk_by_serial
 from appliance.boot.errors import GuestConfigError
 from appliance.boot.stages import write_atomically
-from appliance.boot.system import run_tool
 from appliance.boot.volume import GAS_KEY, MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_VOLUME_BYTES, TEXTS, parse
 from appliance.config.guest import GuestConfig, GuestHost
 from appliance.config.load import parse as parse_text
@@ -52,8 +51,8 @@ _FW_CFG_NAMES: Final[Mapping[str, str]] = {
 class Registers(Protocol):
     """What extends a platform configuration register."""
 
-    async def extend(self, index: int, digest: bytes, description: str) -> None:
-        """Extend the SHA-256 bank; raises a ``ChrysalisError``."""
+    async def extend(self, register: int, digest: bytes, text: str) -> None:
+        """Extend the SHA-256 bank and write it down; raises a ``ChrysalisError``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +108,7 @@ def check(handed: Handed) -> GuestConfig:
 
 async def bind(registers: Registers, config: GuestConfig | None) -> None:
     """Extend register 14 with the measured configuration's digest, or with the value that says there is none."""
+    log.info("configuration", state="refused" if config is None else config.measured.digest().hex())
     if config is None:
         await registers.extend(CONFIGURATION_REGISTER, REFUSED_DIGEST, "configuration refused")
     else:
@@ -118,10 +118,11 @@ async def bind(registers: Registers, config: GuestConfig | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """Numbers of the users that read secrets: (user, group)."""
+    """Numbers of the services' users: (user, group)."""
 
     worker: tuple[int, int]
     engine: tuple[int, int]
+    status: tuple[int, int]
 
 
 def hand_on(system: System, handed: Handed, owners: Owners) -> bool:
@@ -146,15 +147,6 @@ def publish(
     """Write what the services read, once the platform is known."""
     worker = config.worker(gas_key=gas_key, platform=platform, quote_source=quote_source)
     write_atomically(system.config / MACHINE_FILE, worker.model_dump_json().encode(), 0o444)
-
-
-class TpmTools:
-    """Extends registers with the TPM's own tool (``tpm2 pcrextend``)."""
-
-    async def extend(self, index: int, digest: bytes, description: str) -> None:
-        """Extend the SHA-256 bank."""
-        await run_tool("tpm2", "pcrextend", "--tcti=device:/dev/tpmrm0", f"{index}:sha256={digest.hex()}")
-        log.info("register extended", name=description, seen=digest.hex())
 
 
 def _from_fw_cfg(directory: Path) -> dict[str, bytes]:

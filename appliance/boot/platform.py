@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 
 TSM: Final = "/sys/kernel/config/tsm/report"
 TPM: Final = "/dev/tpmrm0"
-FIRMWARE_LOG: Final = "/sys/kernel/security/tpm0/binary_bios_measurements"
-USERSPACE_LOG: Final = "/run/log/systemd/tpm2-measure.log"
 DIRECTORY: Final = "/run/chrysalis/tpm"
-MAX_LOG: Final = 1 << 20
+"""Each service that makes evidence has a directory of its own in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ def detect(system: System) -> Found:
     if system.path("/dev/tdx_guest").exists() and system.path(TSM).is_dir():
         return Found("tdx", TSM)
     if system.path(TPM).exists():
-        return Found("tpm", DIRECTORY)
+        return Found("tpm", f"{DIRECTORY}/worker")
     return Found("none")
 
 

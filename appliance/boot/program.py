@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from appliance import logs
-from appliance.boot import clock, configuration, model, network, platform, posture, timestamp
-from appliance.boot.configuration import Owners, TpmTools
+from appliance.boot import clock, configuration, keys, model, network, platform, posture, timestamp
+from appliance.boot.configuration import Owners
 from appliance.boot.errors import ClockError
 from appliance.boot.image import read_image
 from appliance.boot.stages import BOOT_STAGES, STAGES, WORKER_STAGES, StageTable
 from appliance.boot.system import System
+from attestation.platforms.tpm import Tpm
 from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ class Boot:
         system: The machine.
         table: Where stages are told.
         owners: Of the secrets; None leaves files to this process's user (tests).
-        registers: Extends PCR 14.
+        registers: Extends register 14; None on a machine without a TPM.
     """
 
-    def __init__(self, system: System, table: StageTable, owners: Owners, registers: Registers) -> None:
+    def __init__(self, system: System, table: StageTable, owners: Owners, registers: Registers | None) -> None:
         self._system = system
         self._table = table
         self._owners = owners
@@ -97,11 +98,15 @@ class Boot:
             handed = configuration.obtain(self._system)
             config = configuration.check(handed)
         except ChrysalisError:
-            await configuration.bind(self._registers, None)
+            await self._bind(None)
             raise
-        await configuration.bind(self._registers, config)
+        await self._bind(config)
         self._gas_key = configuration.hand_on(self._system, handed, self._owners)
         self._config = config
+
+    async def _bind(self, config: GuestConfig | None) -> None:
+        if self._registers is not None:
+            await configuration.bind(self._registers, config)
 
     async def _set_clock(self) -> None:
         clock.check_range(time.time(), self._image or read_image(self._system))
@@ -125,6 +130,11 @@ class Boot:
 
     async def _make_keys(self) -> None:
         found = self._found or platform.detect(self._system)
+        authority = self._config.host.attestation_ca if self._config is not None else None
+        if authority is not None:
+            await network.connect(self._system)
+        users = {"worker": self._owners.worker, "status": self._owners.status}
+        await keys.make(self._system, found, authority=authority, users=users)
         if self._config is not None:
             configuration.publish(
                 self._system,
@@ -166,8 +176,9 @@ def main() -> int:
     logs.configure("info", as_json=True)
     system = System()
     system.stages.mkdir(mode=0o755, parents=True, exist_ok=True)
-    owners = Owners(worker=number_of("chrysalis-worker"), engine=number_of("chrysalis-engine"))
+    owners = Owners(*(number_of(f"chrysalis-{name}") for name in ("worker", "engine", "status")))
     table = StageTable(system.stages, STAGES, announce=say)
     for name in WORKER_STAGES:
         os.chown(system.stages / f"{name}.json", *owners.worker)
-    return 0 if asyncio.run(Boot(system, table, owners, TpmTools()).run()) else 1
+    registers = Tpm(None, system.path(f"{platform.DIRECTORY}/boot")) if system.path(platform.TPM).exists() else None
+    return 0 if asyncio.run(Boot(system, table, owners, registers).run()) else 1

@@ -1,0 +1,60 @@
+"""The keys stage: whatever the services need to make evidence with, each in a directory of its own.
+
+A TPM machine makes its attestation key (null hierarchy: it dies with this boot), has it certified by credential
+activation, and leaves its logs where services without privileges may read them. A TDX machine opens the kernel's report
+interface to them. Keys for TLS are made by the services themselves and never touch a file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Final
+
+from appliance.boot.platform import DIRECTORY, TSM
+from appliance.boot.stages import write_atomically
+from attestation.platforms.tpm import CHAIN_FILE, Tpm
+from attestation.tpm import logs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from appliance.boot.platform import Found
+    from appliance.boot.system import System
+
+SERVICES: Final = ("worker", "status")
+
+
+async def make(system: System, found: Found, *, authority: str | None, users: dict[str, tuple[int, int]]) -> None:
+    """Make the machine ready to be attested.
+
+    Args:
+        system: The machine.
+        found: Its platform.
+        authority: Who certifies a TPM's attestation key.
+        users: User and group numbers of :data:`SERVICES`; the group may read the logs.
+
+    Raises:
+        CollectionError: No key, or the authority gives no certificate.
+        OSError: A file cannot be handed on.
+    """
+    if found.name == "tpm":
+        base = system.path(DIRECTORY)
+        for name in SERVICES:
+            _own_directory(base / name, users[name])
+        write_atomically(base / logs.SNAPSHOT.name, logs.gather().encode(), 0o444)
+        if authority is None:
+            return
+        own = base / "boot"
+        await Tpm(None, own, authority).prepare()
+        for name in SERVICES:
+            write_atomically(base / name / CHAIN_FILE, (own / CHAIN_FILE).read_bytes(), 0o400, owner=users[name])
+        shutil.rmtree(own)
+    elif found.name == "tdx":
+        # Each service makes an entry of its own below; configfs gives an entry to whoever made it.
+        system.path(TSM).chmod(0o1777)
+
+
+def _own_directory(path: Path, user: tuple[int, int]) -> None:
+    path.mkdir(mode=0o700, exist_ok=True)
+    os.chown(path, *user)
