@@ -1,0 +1,220 @@
+"""Put a release's disk onto a device or into a file, and prove that it is there.
+
+The order is the point: signature, then every question about the target, then the image's data while its digest is
+taken, and only when that is the manifest's the partition table, without which nothing boots; then to the medium, and
+read back from it. Besides the table (PCR 5) nothing that a machine measures is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.boot.volume import pack
+from appliance.image.artefacts import DISK
+from appliance.image.errors import ImageError
+from appliance.image.gpt import (
+    ALIGNMENT,
+    HEAD_SECTORS,
+    SECTOR,
+    STATE_LABEL,
+    Table,
+    encode_head,
+    encode_tail,
+    parse_table,
+    resized,
+    with_partition,
+)
+from appliance.image.readback import Written, read_back
+from appliance.image.release import open_artefact, require_digest
+from appliance.image.target import open_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from appliance.image.release import Release
+    from appliance.image.target import Target
+    from measurements.manifest import Artefact
+
+CONFIG_LABEL = "chrysalis-config"
+CHUNK_BYTES = 4 << 20
+SYNC_BYTES = 64 << 20
+"""How much is written before the medium is waited for: progress that is told has happened."""
+MIB = 1 << 20
+HEAD_BYTES = HEAD_SECTORS * SECTOR
+TAIL_BYTES = HEAD_BYTES - SECTOR
+
+
+class FlashError(ImageError):
+    """An image could not be put onto its target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What is put behind the image.
+
+    Attributes:
+        configuration: The configuration's files by name (``appliance.boot.volume``); None: no partition for it.
+        state: Bytes for the state partition; 0 takes the rest of the disk; None: no such partition.
+    """
+
+    configuration: Mapping[str, bytes] | None = None
+    state: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flashed:
+    """What was done.
+
+    Attributes:
+        target: Where.
+        about: What that is.
+        size: Its length in bytes.
+        image_bytes: Length of the image.
+        sha256: The image's digest as the manifest has it, hex.
+        partitions: Label and bytes of each partition there now.
+        direct: Whether it was read back past the page cache.
+    """
+
+    target: Path
+    about: str
+    size: int
+    image_bytes: int
+    sha256: str
+    partitions: tuple[tuple[str, int], ...]
+    direct: bool
+
+
+def flash(
+    release: Release,
+    to: Path,
+    extra: Extra,
+    report: Callable[[str, int, int], None],
+    *,
+    overwrite: bool = False,
+    size: int | None = None,
+) -> Flashed:
+    """Write a release's disk to a target and verify it there.
+
+    Args:
+        release: The release, its signature checked.
+        to: A whole block device, or a file.
+        extra: What is put behind the image.
+        report: Told the step in words, bytes done, and bytes in all.
+        overwrite: What the target holds may be lost.
+        size: Length of a file to be made; None: as much as is needed.
+
+    Raises:
+        ReleaseError: The disk's file is not the manifest's.
+        TargetError: The target is in use, too small, or must not be overwritten.
+        ReadBackError: The medium does not hold what was written.
+        TableError: The image has no partition table, or what is asked for does not fit.
+        FlashError: Writing failed.
+    """
+    entry = release.manifest.artefact(DISK)
+    volume = None if extra.configuration is None else pack(extra.configuration)
+    with open_artefact(release, entry) as source:
+        head = source.read(HEAD_BYTES)
+        table = parse_table(head, entry.size // SECTOR)
+        needed = _needed(table, volume, extra.state)
+        with open_target(to, needed, size, overwrite=overwrite) as target:
+            table = _table(table, target.size // SECTOR, volume, extra.state)
+            try:
+                written = [_copy(source, head, entry, target, report)]
+                written += _fill(target, table, volume)
+                written += _finish(target, table)
+            except OSError as error:
+                raise FlashError(f"{to}: {error.strerror}", hint="is the medium still there, and sound?") from None
+            direct = read_back(target.path.resolve(), written, report)
+            target.announce_table()
+            partitions = tuple((item.label, item.size) for item in table.partitions)
+            return Flashed(to, target.about, target.size, entry.size, entry.sha256, partitions, direct)
+
+
+def _table(table: Table, sectors: int, volume: bytes | None, state: int | None) -> Table:
+    """The image's table on a disk of this size, with what is put behind it. Identities are new on every disk."""
+    table = resized(table, sectors)
+    if volume is not None:
+        table = with_partition(table, len(volume), CONFIG_LABEL, uuid.uuid4())
+    if state is not None:
+        table = with_partition(table, state, STATE_LABEL, uuid.uuid4())
+    return table
+
+
+def _needed(table: Table, volume: bytes | None, state: int | None) -> int:
+    """Bytes that the target has to have: the image, what is put behind it, and the second table; whole MiB then."""
+    if volume is None and state is None:
+        return table.sectors * SECTOR
+    least = MIB if state == 0 else state
+    whole = _table(table, table.sectors + ((least or 0) + len(volume or b"")) // SECTOR + 8 * ALIGNMENT, volume, least)
+    return max(table.sectors * SECTOR, -(-(whole.end + HEAD_SECTORS) // ALIGNMENT) * MIB)
+
+
+def _copy(
+    source: BinaryIO,
+    head: bytes,
+    entry: Artefact,
+    target: Target,
+    report: Callable[[str, int, int], None],
+) -> Written:
+    """Write the image between its two tables; the tables themselves are of this disk and come last.
+
+    Raises:
+        ReleaseError: What was read is not the manifest's disk. Nothing on the target boots then.
+    """
+    _write(target, 0, bytes(HEAD_BYTES))  # whatever was there before does not boot either
+    _write(target, target.size - TAIL_BYTES, bytes(TAIL_BYTES))
+    whole, body = hashlib.sha256(head), hashlib.sha256()
+    position, end, unsynced = HEAD_BYTES, entry.size - TAIL_BYTES, 0
+    while data := source.read(CHUNK_BYTES):
+        whole.update(data)
+        inside = data[: max(end - position, 0)]
+        if inside:
+            body.update(inside)
+            _write(target, position, inside)
+        position += len(data)
+        unsynced += len(data)
+        if unsynced >= SYNC_BYTES:
+            os.fdatasync(target.descriptor)
+            unsynced = 0
+        report("writing", position, entry.size)
+    require_digest(entry, whole.hexdigest())
+    return Written("the image", HEAD_BYTES, end - HEAD_BYTES, body.digest())
+
+
+def _fill(target: Target, table: Table, volume: bytes | None) -> list[Written]:
+    """Write the configuration, and zeros where the state begins: what was there before is no state of this machine."""
+    written = []
+    for item in table.partitions:
+        if item.label == CONFIG_LABEL and volume is not None:
+            written.append(_put(target, "the configuration", item.first * SECTOR, volume.ljust(item.size, b"\0")))
+        elif item.label == STATE_LABEL:
+            written.append(_put(target, "the beginning of the state", item.first * SECTOR, bytes(min(item.size, MIB))))
+    return written
+
+
+def _finish(target: Target, table: Table) -> list[Written]:
+    """Write the two tables, the second first, each after everything before it has reached the medium."""
+    os.fsync(target.descriptor)
+    tail = _put(target, "the backup partition table", target.size - TAIL_BYTES, encode_tail(table))
+    os.fsync(target.descriptor)
+    head = _put(target, "the partition table", 0, encode_head(table))
+    target.flush()
+    return [tail, head]
+
+
+def _put(target: Target, what: str, offset: int, data: bytes) -> Written:
+    _write(target, offset, data)
+    return Written.of(what, offset, data)
+
+
+def _write(target: Target, offset: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(target.descriptor, view, offset)
+        view, offset = view[count:], offset + count

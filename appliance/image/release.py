@@ -1,0 +1,183 @@
+"""A release as it lies in a directory: its manifest with signatures, and its files checked against it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.image.errors import ImageError
+from measurements.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, parse_manifest
+from measurements.signature import MAX_SIGNATURE_BYTES, parse_public_key, sign_manifest, verify_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import BinaryIO
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from measurements.manifest import Artefact, Manifest
+
+CHUNK_BYTES = 4 << 20
+MAX_KEY_FILE_BYTES = 16384
+
+
+class ReleaseError(ImageError):
+    """A release's directory does not hold what its manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release.
+
+    Attributes:
+        directory: Where its files are.
+        manifest: Its manifest.
+        digest: SHA-256 of the manifest, 32 bytes.
+        signers: The trusted keys that signed it; empty where nobody's signature was asked for.
+    """
+
+    directory: Path
+    manifest: Manifest
+    digest: bytes
+    signers: tuple[bytes, ...]
+
+    def path(self, name: str) -> Path:
+        """Where one of its files is.
+
+        Raises:
+            ManifestError: The manifest lists no such file.
+        """
+        return self.directory / self.manifest.artefact(name).name
+
+
+def open_release(directory: Path, keys: Collection[bytes] | None, *, development: bool = False) -> Release:
+    """Read a release's manifest, its signatures first.
+
+    Args:
+        directory: Where it lies.
+        keys: Trusted public keys, one of which has to have signed; None: nobody has to (one's own build).
+        development: Take debug builds and builds of uncommitted source too.
+
+    Raises:
+        ReleaseError: A file is missing or too large.
+        ManifestError: The manifest is malformed, not signed by a trusted key, or no release.
+    """
+    data = _read(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES, "chrysalis image build makes one")
+    if keys is None:
+        manifest = parse_manifest(data)
+        signers: tuple[bytes, ...] = ()
+    else:
+        signed = _read(directory / SIGNATURE_NAME, MAX_SIGNATURE_BYTES, "chrysalis image sign makes one")
+        manifest, signers = verify_manifest(data, signed, keys)
+    if not development:
+        manifest.require_release()
+    return Release(directory, manifest, hashlib.sha256(data).digest(), signers)
+
+
+def verify_files(release: Release, report: Callable[[str, int, int], None]) -> None:
+    """Compare every file of a release with its manifest.
+
+    Args:
+        release: The release.
+        report: Told the step in words, bytes done, and bytes in all.
+
+    Raises:
+        ReleaseError: One is missing or differs; the first is named.
+    """
+    total, done = sum(entry.size for entry in release.manifest.artefacts), 0
+    for entry in release.manifest.artefacts:
+        digest = hashlib.sha256()
+        with open_artefact(release, entry) as handle:
+            while data := handle.read(CHUNK_BYTES):
+                digest.update(data)
+                done += len(data)
+                report(f"verifying {entry.name}", done, total)
+        require_digest(entry, digest.hexdigest())
+
+
+def open_artefact(release: Release, entry: Artefact) -> BinaryIO:
+    """Open a file of a release for reading; its length is what the manifest says.
+
+    Raises:
+        ReleaseError: It is missing, or has another length.
+    """
+    path = release.directory / entry.name
+    try:
+        handle = path.open("rb")
+        size = os.fstat(handle.fileno()).st_size
+    except OSError as error:
+        raise ReleaseError(f"{path}: {error.strerror}", hint="the manifest lists it") from None
+    if size != entry.size:
+        handle.close()
+        raise ReleaseError(f"{entry.name} has {size} bytes, the manifest says {entry.size}")
+    return handle
+
+
+def require_digest(entry: Artefact, seen: str) -> None:
+    """Refuse a file that is not the one the manifest lists.
+
+    Raises:
+        ReleaseError: The digests differ.
+    """
+    if seen != entry.sha256:
+        raise ReleaseError(
+            f"{entry.name} has SHA-256 {seen}, the manifest says {entry.sha256}",
+            hint="the file was altered after the build, or belongs to another one",
+        )
+
+
+def sign(directory: Path, key: Ed25519PrivateKey, *, previous: Path | None, development: bool) -> Release:
+    """Sign the manifest in a directory, after checking that it is one to sign.
+
+    Args:
+        directory: The release.
+        key: The signer's key.
+        previous: The manifest of the release before, whose number this one has to exceed.
+        development: Sign debug builds and builds of uncommitted source too.
+
+    Raises:
+        ManifestError: It is no release, or its number does not rise.
+        ReleaseError: A file is missing or differs from the manifest.
+    """
+    release = open_release(directory, None, development=development)
+    if previous is not None:
+        release.manifest.require_newer_than(parse_manifest(_read(previous, MAX_MANIFEST_BYTES, "")))
+    verify_files(release, lambda *_: None)
+    path = directory / SIGNATURE_NAME
+    present = _read(path, MAX_SIGNATURE_BYTES, "") if path.exists() else None
+    new = path.with_name(f"{SIGNATURE_NAME}.new")
+    new.write_bytes(sign_manifest(_read(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES, ""), key, present))
+    new.replace(path)
+    return release
+
+
+def read_keys(named: Collection[str]) -> tuple[bytes, ...]:
+    """Public keys from texts: each a key in base64 or hex, or the path of a file with one a line (``#`` comments).
+
+    Raises:
+        ReleaseError: A file cannot be read.
+        ManifestSignatureError: Something is no key.
+    """
+    found: list[bytes] = []
+    for text in named:
+        path = Path(text)
+        if path.is_file():
+            lines = _read(path, MAX_KEY_FILE_BYTES, "").decode("ascii", errors="replace").splitlines()
+            found += [parse_public_key(line) for line in lines if line.strip() and not line.startswith("#")]
+        else:
+            found.append(parse_public_key(text))
+    return tuple(found)
+
+
+def _read(path: Path, limit: int, hint: str) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(limit + 1)
+    except OSError as error:
+        raise ReleaseError(f"{path}: {error.strerror}", hint=hint) from None
+    if len(data) > limit:
+        raise ReleaseError(f"{path}: more than {limit} bytes")
+    return data
