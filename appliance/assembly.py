@@ -16,16 +16,20 @@ from appliance.chain.transport import LiteserverAddress
 from appliance.chain.types import BlockId
 from appliance.config.ports import host_port
 from attestation.collateral import open_source
+from attestation.platforms import open_platform
 from attestation.policy import for_name
 from attestation.ratls import RatlsDialer, RouterDialer
+from attestation.tpm.references import TpmReference
 from attestation.verifier import Verifier
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from appliance.config import BlockRef, HostConfig, NetworkConfig, TrustConfig
+    from appliance.config.models import TpmReference as ConfiguredReference
     from appliance.wire.transport import Dialer
     from attestation.collateral import CollateralSource
+    from attestation.platforms import Platform
     from attestation.ratls import Identity
 
 POLL_SPREAD = 1 / 3
@@ -67,10 +71,28 @@ def open_verifier(trust: TrustConfig, host: HostConfig) -> Verifier:
     policy = for_name(
         trust.policy,
         simulated_roots=roots,
+        tpm_roots=tuple(base64.b64decode(root) for root in trust.tpm_roots),
+        tpm_references=tuple(tpm_reference(reference) for reference in trust.tpm_references),
         tcb_grace_days=trust.tcb_grace_days,
         zero_padding=trust.quote_zero_padding,
     )
     return Verifier(policy, collateral_source(host))
+
+
+def tpm_reference(configured: ConfiguredReference) -> TpmReference:
+    """A configured image's registers as the verifier's value."""
+    values = {4: configured.pcr4, 9: configured.pcr9, 11: configured.pcr11, 12: configured.pcr12, 14: configured.pcr14}
+    return TpmReference(configured.name, {register: bytes.fromhex(text) for register, text in values.items() if text})
+
+
+def own_platform(trust: TrustConfig, host: HostConfig) -> Platform | None:
+    """What makes this machine's evidence: what the host's settings name, else what the policy's name says."""
+    return open_platform(
+        host.platform or trust.policy,
+        host.quote_source,
+        directory=host.state_dir / "tpm",
+        attestation_ca=host.attestation_ca,
+    )
 
 
 def open_dialer(

@@ -19,7 +19,8 @@ from attestation import cbor, claims, merkle
 from attestation.claims import MAX_STATEMENT, WorkloadStatement
 from attestation.dcap import MAX_COLLATERAL
 from attestation.errors import EvidenceError
-from attestation.tdx import MAX_QUOTE
+from attestation.platforms.base import collect_fresh
+from attestation.tpm.evidence import MAX_EVIDENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +75,7 @@ class Bundle:
         keys: Public keys by purpose; ``tls`` is always there.
         statement: The workload statement.
         devices: Evidence of each GPU.
-        quote: The quote.
+        quote: The quote; of a TPM machine its evidence with logs (:mod:`attestation.tpm.evidence`).
         collateral: Stapled collateral as JSON, ``None`` if none.
         block_hash: Root hash of a recent proven block, 32 bytes, or empty.
         made_at: Unix time in whole seconds.
@@ -165,7 +166,7 @@ async def build_bundles(  # noqa: PLR0917 - as build_bundle
         raise EvidenceError("a nonce is 32 bytes")
     all_keys = {**(keys or {}), "tls": identity.public_key}
     root, paths = merkle.tree(nonces)
-    quote = await platform.collect(_report_data(root, all_keys, devices, statement))
+    quote = await collect_fresh(platform, _report_data(root, all_keys, devices, statement))
     common: dict[str, Any] = {
         "version": VERSION,
         "platform": platform.name,
@@ -216,7 +217,7 @@ def parse_bundle(data: bytes) -> Bundle:
         keys=_keys(value["keys"]),
         statement=statement,
         devices=_devices(fields.items("gpu", MAX_DEVICES)),
-        quote=fields.data("quote", MAX_QUOTE),
+        quote=fields.data("quote", MAX_EVIDENCE),
         collateral=None if value["collateral"] is None else fields.data("collateral", MAX_COLLATERAL),
         block_hash=_block(fields.data("block", 32)),
         made_at=fields.number("made", 2**53),

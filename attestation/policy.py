@@ -1,8 +1,8 @@
 """Policies: which evidence is taken as proof, and what it has to say.
 
 A policy is a reader, which turns bytes into a subject, and rules over the subject. ``tdx`` rests on Intel's root;
-``simulated`` on roots made for a run, with the same reader and rules; ``fake_tdx`` and ``any`` are the protocol's own
-development policies (specification, section 5.7) and prove nothing.
+``simulated`` on roots made for a run: of TDX quotes, with the same reader and rules, and of TPMs that the run emulates;
+``fake_tdx`` and ``any`` are the protocol's own development policies (specification, section 5.7) and prove nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from attestation import claims, dcap
+from attestation import dcap
 from attestation.errors import AttestationError
-from attestation.readers import DcapReader, FakeReader, NoReader, Reader
-from attestation.rules import AllOf, ReportData, Rule, StatementImage, Subject
+from attestation.readers import AnyReader, DcapReader, FakeReader, NoReader, Reader, TpmReader
+from attestation.rules import AllOf, ByPlatform, ReportData, Rule, StatementImage, Subject
 from attestation.tdx_rules import (
     ZERO48,
     ConfigBinding,
@@ -29,13 +29,15 @@ from attestation.tdx_rules import (
     TdAttributes,
     Xfam,
 )
-from attestation.verdict import NO_ATTESTATION, Assurance, Check
+from attestation.tpm.rules import ConfigurationRegister, LogsReplay, References, TpmReportData, Unchecked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attestation.claims import WorkloadStatement
     from attestation.tdx import TdReport
+    from attestation.tpm.references import TpmReference
+    from attestation.verdict import Assurance, Check
 
 _log = structlog.get_logger(__name__)
 PolicyName = Literal["tdx", "simulated", "fake_tdx", "any"]
@@ -100,19 +102,22 @@ class Policy:
             All checks; nothing is raised for bad evidence.
         """
         reading = self.reader.read(quote, collateral, now)
-        image = claims.image_hash(reading.report.measurements) if reading.report else NO_ATTESTATION
+        image = reading.image_hash
         if not all(check.passed for check in reading.checks):
             return Appraisal(reading.checks, image, now)
-        subject = Subject(reading.report, reading.claims, image, report_data, now, statement)
+        subject = Subject(reading.report, reading.claims, image, report_data, now, statement, reading.tpm)
         finding = self.rule.appraise(subject)
         found = reading.claims
+        machine, root_key_id = (found.ppid, found.root_key_id) if found else (b"", b"")
+        if reading.tpm is not None:
+            machine, root_key_id = reading.tpm.machine, reading.tpm.root_key_id
         return Appraisal(
             checks=(*reading.checks, *finding.checks),
             image_hash=image,
             expires_at=min(reading.expires_at, finding.expires_at),
             report=reading.report,
-            machine=found.ppid if found else b"",
-            root_key_id=found.root_key_id if found else b"",
+            machine=machine,
+            root_key_id=root_key_id,
         )
 
 
@@ -143,10 +148,30 @@ def production_rules(*, tcb: TcbStatus, mr_seam: frozenset[bytes] | None = None)
     return tuple(rules)
 
 
+def tpm_rules(references: Sequence[TpmReference] = ()) -> Rule:
+    """The rules of a machine that a TPM speaks for.
+
+    Args:
+        references: The images that it may have booted; without any, the image hash alone says.
+    """
+    return AllOf(
+        (
+            TpmReportData(),
+            References(tuple(references)),
+            ConfigurationRegister(),
+            StatementImage(),
+            LogsReplay(),
+            Unchecked(),
+        )
+    )
+
+
 def for_name(
     name: PolicyName | str,
     *,
     simulated_roots: Sequence[bytes] = (),
+    tpm_roots: Sequence[bytes] = (),
+    tpm_references: Sequence[TpmReference] = (),
     tcb_grace_days: int = 0,
     mr_seam: frozenset[bytes] | None = None,
     zero_padding: bool = False,
@@ -156,7 +181,9 @@ def for_name(
 
     Args:
         name: ``tdx``, ``simulated``, ``fake_tdx`` or ``any``; the last two are for development and warn.
-        simulated_roots: DER certificates, for ``simulated`` only.
+        simulated_roots: Roots of TDX quotes, DER certificates, for ``simulated`` only.
+        tpm_roots: Roots of TPM attestation keys, DER certificates, for ``simulated`` only.
+        tpm_references: The images that a TPM machine may have booted; without any, the image hash alone says.
         tcb_grace_days: See :class:`attestation.rules.TcbStatus`.
         mr_seam: See :func:`production_rules`.
         zero_padding: Take quotes with zeros after them, as the reference's peers may show on real machines.
@@ -165,9 +192,10 @@ def for_name(
     Raises:
         AttestationError: Unknown name, or roots where none belong or are missing.
     """
-    if (name == "simulated") != bool(simulated_roots):
+    given = len(simulated_roots) + len(tpm_roots)
+    if (name == "simulated") != bool(given):
         raise AttestationError(
-            f"policy {name!r} with {len(simulated_roots)} simulated roots",
+            f"policy {name!r} with {given} simulated roots",
             hint="simulated roots belong to policy 'simulated', which needs at least one",
         )
     tcb = TcbStatus(grace_days=tcb_grace_days, min_evaluation_number=min_evaluation_number)
@@ -181,13 +209,15 @@ def for_name(
         )
     _log.warning("policy gives no assurance: development only", kind=name)
     if name == "simulated":
-        if len(simulated_roots) > MAX_SIMULATED_ROOTS:
-            raise AttestationError(f"{len(simulated_roots)} simulated roots, at most {MAX_SIMULATED_ROOTS}")
+        if given > MAX_SIMULATED_ROOTS:
+            raise AttestationError(f"{given} simulated roots, at most {MAX_SIMULATED_ROOTS}")
         ids = frozenset(root_key_id(root) for root in simulated_roots)
-        rules = production_rules(tcb=tcb, mr_seam=mr_seam)
-        return Policy(
-            "simulated", "none", DcapReader(tuple(simulated_roots), zero_padding), AllOf((RootKey(ids), *rules))
+        tdx = AllOf((RootKey(ids), *production_rules(tcb=tcb, mr_seam=mr_seam)))
+        reader = AnyReader(
+            DcapReader(tuple(simulated_roots), zero_padding) if simulated_roots else None,
+            TpmReader(tuple(tpm_roots)) if tpm_roots else None,
         )
+        return Policy("simulated", "none", reader, ByPlatform(tpm_rules(tpm_references), tdx))
     if name == "fake_tdx":
         return Policy("fake_tdx", "none", FakeReader(), AllOf((ReportData(), StatementImage())))
     if name == "any":

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from attestation import dcap
+from attestation import claims, dcap
 from attestation.errors import CollateralError, EvidenceError
 from attestation.tdx import TD10_FIELDS, TdReport, parse_quote, without_padding
-from attestation.verdict import Check
+from attestation.tpm import reader as tpm
+from attestation.tpm.evidence import is_tpm_evidence
+from attestation.verdict import NO_ATTESTATION, Check
 
 _QUOTE_HINTS = (
     ("CrlExpired", "collateral is stale: refresh it, and check this machine's clock"),
@@ -31,6 +33,14 @@ class Reading:
     claims: dcap.QuoteClaims | None
     checks: tuple[Check, ...]
     expires_at: float = math.inf
+    tpm: tpm.TpmClaims | None = None
+
+    @property
+    def image_hash(self) -> bytes:
+        """What was booted, 32 bytes; zeros without attestation."""
+        if self.tpm is not None:
+            return self.tpm.image_hash
+        return claims.image_hash(self.report.measurements) if self.report else NO_ATTESTATION
 
 
 class Reader(Protocol):
@@ -106,6 +116,54 @@ class DcapReader:
             return Reading(found.quote.report, found, (check,), found.expires_at)
         hint = next((text for key, text in _QUOTE_HINTS if key in failure), "")
         return Reading(None, None, (Check("quote", False, failure, expected, hint),))
+
+
+@dataclass(frozen=True, slots=True)
+class TpmReader:
+    """Reads the evidence of a TPM under one of several roots.
+
+    Attributes:
+        roots: Roots of authorities that certify attestation keys, DER.
+    """
+
+    roots: tuple[bytes, ...]
+    needs_collateral: bool = False
+
+    def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
+        """Verify the evidence; its certificates are all that is needed."""
+        if quote is None:
+            return Reading(None, None, (Check("quote", False, "none", "a TPM's", "this peer shows no evidence"),))
+        found, checks = tpm.read(quote, self.roots, now)
+        return Reading(None, None, checks, found.expires_at if found else math.inf, found)
+
+
+@dataclass(frozen=True, slots=True)
+class AnyReader:
+    """Reads what a TPM shows or a TDX quote, whichever it is by its form; one of the two may not be trusted at all.
+
+    Attributes:
+        tdx: For TDX quotes, ``None`` if no root of theirs is trusted.
+        tpm: For TPM evidence, ``None`` if no root of theirs is trusted.
+    """
+
+    tdx: DcapReader | None
+    tpm: TpmReader | None
+
+    @property
+    def needs_collateral(self) -> bool:
+        """Whether quotes are read that need some."""
+        return self.tdx is not None
+
+    def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
+        """Read by the form that the evidence has."""
+        of_tpm = quote is not None and is_tpm_evidence(quote)
+        reader: Reader | None = self.tpm if of_tpm else self.tdx
+        if quote is None or reader is None:
+            seen = "none" if quote is None else "a TPM's" if of_tpm else "a TDX quote"
+            trusted = [name for name, part in (("a TDX quote", self.tdx), ("a TPM's", self.tpm)) if part]
+            hint = "this peer shows no evidence" if quote is None else "this policy trusts no root of that kind"
+            return Reading(None, None, (Check("quote", False, seen, " or ".join(trusted), hint),))
+        return reader.read(quote, collateral, now)
 
 
 def _why_none(quote: bytes) -> Check:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attestation.claims import WorkloadStatement
     from attestation.dcap import QuoteClaims
     from attestation.tdx import TdReport
+    from attestation.tpm.reader import TpmClaims
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Subject:
         report_data: The 64 bytes that report data must be.
         now: Unix time.
         statement: The workload statement of fresh evidence.
+        tpm: The verified claims of a TPM machine, ``None`` for every other.
     """
 
     report: TdReport | None
@@ -39,6 +41,7 @@ class Subject:
     report_data: bytes
     now: float
     statement: WorkloadStatement | None = None
+    tpm: TpmClaims | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,23 @@ class AnyOf:
                 return finding
             checks.extend(finding.checks)
         return Finding(tuple(checks) or (Check("alternatives", False, "none", "at least one"),))
+
+
+@dataclass(frozen=True, slots=True)
+class ByPlatform:
+    """Holds if the rule for the subject's kind of machine holds.
+
+    Attributes:
+        tpm: For TPM machines.
+        other: For every other.
+    """
+
+    tpm: Rule
+    other: Rule
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Look at the subject with its own rule."""
+        return (self.other if subject.tpm is None else self.tpm).appraise(subject)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Check:
         seen: The value found, as text.
         expected: The value demanded, as text.
         hint: What to do if it fails; empty when the values say it.
+        checked: Whether it was judged at all; what a policy leaves out is listed as passed and not checked.
     """
 
     name: str
@@ -36,11 +37,12 @@ class Check:
     seen: str
     expected: str
     hint: str = ""
+    checked: bool = True
 
     def __str__(self) -> str:
         line = f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.seen}"
         if self.passed:
-            return line
+            return line if self.checked else f"--   {self.name}: {self.seen} ({self.expected})"
         return f"{line}; expected {self.expected}" + (f" ({self.hint})" if self.hint else "")
 
 
@@ -57,7 +59,7 @@ class Verdict:
         checks: All checks in the order they were made, failed ones too.
         expires_at: Unix time after which this verdict is void (collateral, grace, certificate).
         statement: The workload statement, when fresh evidence carried one.
-        machine: An identifier of the machine (PPID for TDX), empty when unknown.
+        machine: An identifier of the machine (TDX: PPID; TPM: hash of its endorsement key), empty when unknown.
         report: The TD report behind the image hash, when there is one.
         root_key_id: SHA-384 of the root's public key, empty when no root was involved.
     """
@@ -116,6 +118,7 @@ class Verdict:
                     {
                         "name": check.name,
                         "passed": check.passed,
+                        "checked": check.checked,
                         "seen": check.seen,
                         "expected": check.expected,
                         "hint": "" if check.passed else check.hint,

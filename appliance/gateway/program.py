@@ -18,7 +18,7 @@ import structlog
 
 from appliance.accounting.errors import LedgerError
 from appliance.accounting.gateway_ledger import GatewayLedger
-from appliance.assembly import collateral_source, open_chain, open_registry, open_verifier
+from appliance.assembly import collateral_source, open_chain, open_registry, open_verifier, own_platform
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError, StaleError
@@ -39,7 +39,6 @@ from appliance.keys import read_key
 from appliance.wire.transport import LinkProtocol
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
-from attestation.platforms import open_platform
 from attestation.policy import for_name
 from attestation.ratls import Identity as TlsIdentity
 from attestation.ratls import RatlsListener, RouterListener
@@ -319,7 +318,7 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
     trust, host = config.measured.trust, config.host
     if host.behind_router:
         return _Doors(RouterListener(), RouterListener(), None)
-    platform = open_platform(trust.policy, host.quote_source)
+    platform = own_platform(trust, host)
     identity = await TlsIdentity.create(platform)
     fresh = asyncio.get_running_loop().create_task(identity.keep_fresh())
     stack.callback(fresh.cancel)

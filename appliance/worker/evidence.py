@@ -12,6 +12,7 @@ import structlog
 from attestation.certificate import parse_certificate
 from attestation.dcap import platform_of
 from attestation.errors import AttestationError
+from attestation.tpm.evidence import is_tpm_evidence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,7 +35,7 @@ def staple(certificate: Callable[[], bytes], source: CollateralSource | None) ->
             return None
         try:
             quote = parse_certificate(certificate()).quote
-            return None if quote is None else await source.get(*platform_of(quote))
+            return None if quote is None or is_tpm_evidence(quote) else await source.get(*platform_of(quote))
         except AttestationError as error:
             # A verifier with a source of its own needs none from us.
             log.warning("no collateral to staple", error=type(error).__name__, reason=error.message)

@@ -19,7 +19,7 @@ import tenacity
 from aiohttp import web
 
 from appliance.accounting.worker_ledger import WorkerLedger
-from appliance.assembly import collateral_source, open_chain, open_dialer, open_registry, open_verifier
+from appliance.assembly import collateral_source, open_chain, open_dialer, open_registry, open_verifier, own_platform
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError
@@ -44,7 +44,6 @@ from appliance.worker.stages import Stages
 from appliance.worker.status import StatusPage
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
-from attestation.platforms import open_platform
 from attestation.ratls import Identity
 from attestation.ratls.pow import open_pool
 
@@ -238,7 +237,7 @@ class Program:
     async def _identify(self) -> tuple[Platform | None, Identity, Verifier]:
         """Key, certificate, and what our own policy says about them: what it refuses, gateways would refuse too."""
         trust, host = self._config.measured.trust, self._config.host
-        platform = open_platform(trust.policy, host.quote_source)
+        platform = own_platform(trust, host)
         identity = await Identity.create(platform)
         renewing = asyncio.create_task(identity.keep_fresh(), name="certificate")
         self._stack.callback(renewing.cancel)

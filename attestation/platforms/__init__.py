@@ -6,34 +6,49 @@ from pathlib import Path
 
 from attestation.errors import CollectionError
 from attestation.platforms.base import Platform
+from attestation.platforms.detect import Detection, detect
 from attestation.platforms.fake_tdx import FakeTdx
 from attestation.platforms.simulated import SimulatedTdx
 from attestation.platforms.tdx import REPORTS, ConfigfsTdx
+from attestation.platforms.tpm import Tpm
 
-__all__ = ["ConfigfsTdx", "FakeTdx", "Platform", "SimulatedTdx", "open_platform"]
+__all__ = ["ConfigfsTdx", "Detection", "FakeTdx", "Platform", "SimulatedTdx", "Tpm", "detect", "open_platform"]
 
 
-def open_platform(policy: str, quote_source: str | None = None) -> Platform | None:
-    """The platform that fits a policy.
+def open_platform(
+    name: str,
+    quote_source: str | None = None,
+    *,
+    directory: Path | None = None,
+    attestation_ca: str | None = None,
+) -> Platform | None:
+    """A platform by its name.
 
     Args:
-        policy: ``tdx``, ``simulated``, ``fake_tdx`` or ``any``.
-        quote_source: For ``simulated`` the quoting service's socket, for ``tdx`` another configfs directory.
+        name: ``tdx``, ``simulated``, ``fake_tdx``, ``tpm``; ``none`` or the policy ``any`` for no evidence at all.
+        quote_source: For ``simulated`` the quoting service's socket, for ``tdx`` another configfs directory, for
+            ``tpm`` another TCTI than the kernel's resource manager.
+        directory: For ``tpm`` where key and certificates are kept.
+        attestation_ca: For ``tpm`` the authority's address.
 
     Returns:
-        ``None`` for ``any``: such a peer shows no evidence.
+        ``None`` for a peer that shows no evidence.
 
     Raises:
-        CollectionError: A source is missing or the policy unknown.
+        CollectionError: A source is missing or the name unknown.
     """
-    if policy == "any":
+    if name in {"any", "none"}:
         return None
-    if policy == "fake_tdx":
+    if name == "fake_tdx":
         return FakeTdx()
-    if policy == "simulated":
+    if name == "simulated":
         if not quote_source:
             raise CollectionError("policy 'simulated' without a quote source", hint="name the quoting service's socket")
         return SimulatedTdx(Path(quote_source))
-    if policy == "tdx":
+    if name == "tdx":
         return ConfigfsTdx(Path(quote_source) if quote_source else REPORTS)
-    raise CollectionError(f"policy {policy!r} has no platform", hint="tdx, simulated, fake_tdx or any")
+    if name == "tpm":
+        if directory is None:
+            raise CollectionError("platform 'tpm' without a directory for its key and certificates")
+        return Tpm(quote_source, directory, attestation_ca)
+    raise CollectionError(f"no platform is called {name!r}", hint="tdx, simulated, fake_tdx, tpm or none")

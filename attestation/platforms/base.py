@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attestation.errors import CollectionError
 
@@ -25,6 +25,21 @@ class Platform(Protocol):
         Raises:
             CollectionError: This machine gives none.
         """
+
+
+@runtime_checkable
+class LoggingPlatform(Protocol):
+    """A platform whose fresh evidence holds more than fits into a certificate."""
+
+    async def collect_with_logs(self, report_data: bytes) -> bytes:
+        """Make a quote as :meth:`Platform.collect` does, with the logs that explain it."""
+
+
+async def collect_fresh(platform: Platform, report_data: bytes) -> bytes:
+    """What a platform shows in fresh evidence; arguments and errors as :meth:`Platform.collect`."""
+    if isinstance(platform, LoggingPlatform):
+        return await platform.collect_with_logs(report_data)
+    return await platform.collect(report_data)
 
 
 def check_report_data(report_data: bytes) -> None:

@@ -21,7 +21,7 @@ from attestation.collateral import (
     open_source,
 )
 from attestation.errors import CollateralError, CollectionError
-from attestation.platforms import ConfigfsTdx, FakeTdx, SimulatedTdx, open_platform
+from attestation.platforms import ConfigfsTdx, FakeTdx, SimulatedTdx, Tpm, open_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -269,7 +269,9 @@ async def test_platforms_by_policy(tmp_path: Path) -> None:
     assert isinstance(open_platform("fake_tdx"), FakeTdx)
     assert isinstance(open_platform("simulated", str(tmp_path / "s")), SimulatedTdx)
     assert isinstance(open_platform("tdx"), ConfigfsTdx)
-    for policy_name, source in (("simulated", None), ("none", None)):
+    assert open_platform("none") is None
+    assert isinstance(open_platform("tpm", directory=tmp_path), Tpm)
+    for policy_name, source in (("simulated", None), ("tpm", None), ("sgx", None)):
         with pytest.raises(CollectionError):
             open_platform(policy_name, source)
     for platform in (FakeTdx(), SimulatedTdx(tmp_path / "s"), ConfigfsTdx(tmp_path)):

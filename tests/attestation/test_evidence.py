@@ -20,6 +20,7 @@ from attestation.collateral import StaticCollateral
 from attestation.errors import AttestationError, CollectionError, EvidenceError
 from attestation.ratls import Identity
 from attestation.tdx import parse_quote
+from attestation.tpm.evidence import MAX_EVIDENCE
 from attestation.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -350,7 +351,7 @@ def test_cbor_that_evidence_does_not_use_is_refused(data: str, message: str) -> 
         lambda content: content.update(statement=b"\xa0"),
         lambda content: content.update(gpu=[1]),
         lambda content: content.update(gpu=[b""] * 17),
-        lambda content: content.update(quote=bytes(33 * 1024)),
+        lambda content: content.update(quote=bytes(MAX_EVIDENCE + 1)),
         lambda content: content.update(collateral="text"),
         lambda content: content.update(block=bytes(16)),
         lambda content: content.update(made=-1),

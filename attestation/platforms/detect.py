@@ -1,0 +1,95 @@
+"""Which platform this machine is: what was looked at, what was found, and why the answer is what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+PlatformName = Literal["tdx", "tpm", "none"]
+_MAX_READ = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One platform that was looked for.
+
+    Attributes:
+        platform: Its name; may be one that cannot be used here.
+        found: Whether the machine has it.
+        usable: Whether evidence can be made with it.
+        why: What was seen.
+    """
+
+    platform: str
+    found: bool
+    usable: bool
+    why: str
+
+    def __str__(self) -> str:
+        answer = "yes" if self.usable else "found, not usable" if self.found else "no"
+        return f"{self.platform}: {answer} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The answer and everything it rests on.
+
+    Attributes:
+        platform: What to use.
+        findings: What was looked for, strongest first.
+    """
+
+    platform: PlatformName
+    findings: tuple[Finding, ...]
+
+    def explain(self) -> list[str]:
+        """Lines for a person."""
+        return [f"platform {self.platform}", *(str(finding) for finding in self.findings)]
+
+
+def detect(root: Path = Path("/")) -> Detection:
+    """Look at this machine; nothing is opened but files of text.
+
+    Args:
+        root: Where the machine's file systems are, another one in tests.
+    """
+    tdx, snp, tpm = _tdx(root), _snp(root), _tpm(root)
+    chosen: PlatformName = "tdx" if tdx.usable else "tpm" if tpm.usable else "none"
+    return Detection(chosen, (tdx, snp, tpm))
+
+
+def _tdx(root: Path) -> Finding:
+    flagged = " tdx_guest" in _text(root / "proc/cpuinfo")
+    reports = (root / "sys/kernel/config/tsm/report").is_dir()
+    if not flagged:
+        return Finding("tdx", False, False, "the processor does not say that this is a TDX guest")
+    if not reports:
+        return Finding("tdx", True, False, "a TDX guest without /sys/kernel/config/tsm/report: load tdx_guest and tsm")
+    return Finding("tdx", True, True, "a TDX guest with /sys/kernel/config/tsm/report")
+
+
+def _snp(root: Path) -> Finding:
+    if (root / "dev/sev-guest").exists():
+        return Finding("snp", True, False, "/dev/sev-guest is there; this version makes no SEV-SNP evidence")
+    return Finding("snp", False, False, "no /dev/sev-guest")
+
+
+def _tpm(root: Path) -> Finding:
+    version = _text(root / "sys/class/tpm/tpm0/tpm_version_major").strip()
+    if not version:
+        return Finding("tpm", False, False, "no /sys/class/tpm/tpm0")
+    if version != "2":
+        return Finding("tpm", True, False, f"a TPM of version {version}, expected 2")
+    if not (root / "dev/tpmrm0").exists():
+        return Finding("tpm", True, False, "a TPM 2.0 without /dev/tpmrm0, the kernel's resource manager")
+    maker = " ".join(_text(root / f"sys/class/dmi/id/{name}").strip() for name in ("sys_vendor", "product_name"))
+    return Finding("tpm", True, True, f"a TPM 2.0 on {maker.strip() or 'a machine without a name'}")
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_READ).decode("utf-8", "replace")
+    except OSError:
+        return ""
