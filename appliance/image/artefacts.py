@@ -1,0 +1,90 @@
+"""The files of a release: taken over from what mkosi wrote, the firmware beside them, each with its digest.
+
+In: mkosi's output directory and the firmware's package. Out: the release's directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.image.errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from appliance.image.commands import Commands
+
+DISK = "chrysalis.raw"
+UKI = "chrysalis.efi"
+KERNEL = "chrysalis.vmlinuz"
+INITRD = "chrysalis.initrd"
+ROOT = "chrysalis.root.raw"
+VERITY = "chrysalis.root-verity.raw"
+FIRMWARE_CODE = "OVMF_CODE.fd"
+FIRMWARE_VARIABLES = "OVMF_VARS.fd"
+FIRMWARE = "OVMF.fd"
+SBOM = "sbom.cdx.json"
+BUILT = (DISK, UKI, KERNEL, INITRD, ROOT, VERITY)
+"""What mkosi makes, under the names of a release."""
+
+# Where Debian's ovmf package has them. 4M: the variant without Secure Boot, with a store for 4 MiB flash.
+_FIRMWARE_FILES = {
+    FIRMWARE_CODE: ("usr/share/OVMF/OVMF_CODE_4M.fd", True),
+    FIRMWARE_VARIABLES: ("usr/share/OVMF/OVMF_VARS_4M.fd", True),
+    FIRMWARE: ("usr/share/ovmf/OVMF.fd", False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a release: its name, bytes and SHA-256 in hexadecimal."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def describe(path: Path) -> File:
+    """Size and digest of a file."""
+    with path.open("rb") as handle:
+        return File(path.name, path.stat().st_size, hashlib.file_digest(handle, "sha256").hexdigest())
+
+
+def describe_all(directory: Path, names: Iterable[str]) -> tuple[File, ...]:
+    """Those of the named files that are there, sorted by name."""
+    return tuple(describe(directory / name) for name in sorted(names) if (directory / name).is_file())
+
+
+def take_over(built: Path, output: Path) -> None:
+    """Move what mkosi wrote into the release's directory.
+
+    Raises:
+        BuildError: A file is missing.
+    """
+    for name in BUILT:
+        source = built / name
+        if not source.is_file():
+            raise BuildError(f"mkosi ended well and wrote no {name}")
+        shutil.move(source, output / name)
+        (output / name).chmod(0o644)
+
+
+def take_firmware(package: Path, output: Path, scratch: Path, commands: Commands) -> None:
+    """Unpack the firmware's package and copy its files into the release's directory.
+
+    Raises:
+        BuildError: The package does not hold them.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    commands.run(["dpkg-deb", "--extract", package, scratch])
+    for name, (inside, required) in _FIRMWARE_FILES.items():
+        source = scratch / inside
+        if source.is_file():
+            shutil.copyfile(source, output / name)
+            (output / name).chmod(0o644)
+        elif required:
+            raise BuildError(f"{package.name} has no {inside}", hint="the firmware lock names another package")

@@ -1,0 +1,189 @@
+"""Building an image: inputs from the cache, one mkosi run in the locked tools tree, a release's directory.
+
+In: a checkout and a populated cache. Out: the artefacts of :mod:`appliance.image.artefacts` with their manifest. No step
+uses the network; every program that runs is announced as a command that can be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.config.home import home
+from appliance.engine.progress import Progress, ignore_progress
+from appliance.image import artefacts, seal, staging
+from appliance.image.commands import Commands
+from appliance.image.errors import BuildError
+from appliance.image.fetch import cache, deb_path
+from appliance.image.fetch_repository import make_repository
+from appliance.image.lock import read_lock
+from appliance.image.profiles import Recipe, read_recipe
+from appliance.image.tools_tree import inside, make_tools_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from appliance.engine.progress import ProgressCallback
+
+SOURCE = Path(__file__).resolve().parents[2]
+"""The checkout that this program runs from."""
+
+_STEPS = ("tools", "packages", "staging", "mkosi", "artefacts")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build and where.
+
+    Attributes:
+        profile: ``engine-cpu`` or ``engine-gpu``.
+        debug: Whether with the debug profile.
+        output: The release's directory; ``<home>/image/<profile>`` when not given.
+        work: Scratch space, removed afterwards; beside the output when not given.
+        source: The checkout.
+    """
+
+    profile: str
+    debug: bool = False
+    output: Path | None = None
+    work: Path | None = None
+    source: Path = SOURCE
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """A finished build.
+
+    Attributes:
+        directory: Where the files are.
+        files: The release's files.
+        seconds: How long each step took.
+    """
+
+    directory: Path
+    files: tuple[artefacts.File, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def output_directory(recipe: Recipe) -> Path:
+    """Where an image goes when nobody says otherwise: ``<home>/image/<profile>``."""
+    return home() / "image" / recipe.name
+
+
+def build(
+    request: BuildRequest,
+    *,
+    announce: Callable[[str], None],
+    progress: ProgressCallback = ignore_progress,
+) -> BuiltImage:
+    """Build an image.
+
+    Args:
+        request: What and where.
+        announce: Told each command before it runs.
+        progress: Told each step.
+
+    Returns:
+        The release's directory; an older one of that name is replaced only when the build ended well.
+
+    Raises:
+        BuildError: A step failed.
+        InputError: A locked package is not in the cache.
+        LockFormatError: A lock cannot be read.
+    """
+    recipe = read_recipe(request.source, request.profile, debug=request.debug)
+    output = (request.output or output_directory(recipe)).resolve()
+    work = (request.work or output.with_name(f".{output.name}.work")).resolve()
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, mode=0o755)
+    commands = Commands(announce, output.with_name(f"{output.name}.log"))
+    commands.log.unlink(missing_ok=True)
+    clock = _Clock(progress)
+    umask = os.umask(0o022)
+    try:
+        with clock.step("tools"):
+            lock = read_lock(request.source / "image/lock/tools.json")
+            tools = make_tools_tree(lock, cache(), home() / "image" / "tools", commands)
+        with clock.step("packages"):
+            repository = make_repository(recipe.locks)
+        with clock.step("staging"):
+            trees = _trees(recipe, work)
+            staging.stage(recipe, work / "config", trees, seal=Path(seal.__file__))
+        with clock.step("mkosi"):
+            _run_mkosi(recipe, work, tools, repository, commands)
+        with clock.step("artefacts"):
+            made = work / "release"
+            made.mkdir()
+            artefacts.take_over(work / "output", made)
+            firmware = read_lock(request.source / "image/lock/firmware.json").packages
+            if len(firmware) != 1:
+                raise BuildError(f"the firmware lock names {len(firmware)} packages, expected one")
+            artefacts.take_firmware(deb_path(firmware[0], cache()), made, work / "firmware", commands)
+            files = artefacts.describe_all(made, [path.name for path in made.iterdir()])
+        shutil.rmtree(output, ignore_errors=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made, output)
+    finally:
+        os.umask(umask)
+        shutil.rmtree(work, ignore_errors=True)
+    return BuiltImage(output, files, clock.seconds)
+
+
+def _trees(recipe: Recipe, work: Path) -> list[str]:
+    """Make what goes into the image besides packages; the names below ``<work>/trees``."""
+    (work / "trees").mkdir()
+    files = [recipe.source / "image/mkosi.conf"]
+    files += [recipe.source / f"image/mkosi.profiles/{name}/mkosi.conf" for name in recipe.mkosi_profiles]
+    command_line = " ".join(staging.settings(files, "KernelCommandLine"))
+    epoch = int(staging.settings(files, "SourceDateEpoch")[0])
+    guest = work / "trees" / "guest"
+    place = guest / staging.IMAGE_FILE
+    place.parent.mkdir(parents=True)
+    place.write_bytes(staging.image_file(recipe, engine_version=None, epoch=epoch, command_line=command_line))
+    staging.normalise(guest)
+    return ["guest"]
+
+
+def _run_mkosi(recipe: Recipe, work: Path, tools: Path, repository: Path, commands: Commands) -> None:
+    for name in ("output", "workspace", "packages"):
+        (work / name).mkdir()
+    within = inside(
+        tools,
+        mounts=[(work, "/build")],
+        read_only=[(repository, staging.REPOSITORY)],
+        chdir="/build/config",
+    )
+    commands.run(
+        [*within, "mkosi", "--profile", ",".join(recipe.mkosi_profiles), "--local-mirror",
+         f"file://{staging.REPOSITORY}", "--output-directory", "/build/output", "--workspace-directory",
+         "/build/workspace", "--package-cache-directory", "/build/packages", "--force", "build"]
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds of each step, reported as they begin."""
+
+    progress: ProgressCallback
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def step(self, name: str) -> _Step:
+        return _Step(self, name)
+
+
+@dataclass(slots=True)
+class _Step:
+    clock: _Clock
+    name: str
+    begun: float = 0.0
+
+    def __enter__(self) -> None:
+        self.begun = time.monotonic()
+        self.clock.progress(Progress("image", _STEPS.index(self.name), len(_STEPS), "steps", self.name))
+
+    def __exit__(self, *_: object) -> None:
+        self.clock.seconds[self.name] = round(time.monotonic() - self.begun, 1)

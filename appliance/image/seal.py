@@ -1,0 +1,341 @@
+"""What stays in a root file system: named files and the libraries those need; everything else is removed.
+
+In: a populated tree and a rules file. Out: the tree with nothing in it that no rule names, its Python compiled, its
+kernel modules unpacked. It runs inside the build, under the tools tree's Python, as mkosi's last step before the file
+system is made: so it is one file and imports the standard library only.
+
+A rules file has one rule a line, ``#`` begins a comment::
+
+    keep GLOB       these files stay; a symbolic link's target and an ELF file's libraries stay with it
+    drop GLOB       these go, whatever names them (libraries that something needs are never dropped silently: an error)
+    directory PATH  this directory is there, empty if need be
+    link PATH TO    this symbolic link is there
+    compile PATH    every Python source below gets a byte-code file that is used without a look at its source
+    modules PATH    kernel modules below are unpacked (a file system or archive around them compresses better)
+
+In a glob ``*`` stays within a directory, ``**`` crosses them, ``{a,b}`` is either. Sources: System V ABI, chapter 5 (dynamic
+section); gABI ``DT_RUNPATH``; PEP 552 (unchecked hash-based byte code).
+"""
+
+from __future__ import annotations
+
+import compileall
+import lzma
+import os
+import py_compile
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+LIBRARY_PATH = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib")
+# Byte code is compiled in this many processes, each with its own fixed share in a fixed order: marshal writes a
+# reference where an object has more than one, so what was compiled before in the same process shows in the bytes.
+SHARES = 8
+MERGED = frozenset({"bin", "sbin", "lib", "lib32", "lib64", "libx32"})
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
+
+
+class SealError(Exception):
+    """A rule is malformed, names nothing, or a library that is needed is not there."""
+
+
+@dataclass(slots=True)
+class Rules:
+    """A rules file, or several read one after the other."""
+
+    keep: list[str] = field(default_factory=list)
+    drop: list[str] = field(default_factory=list)
+    directory: list[str] = field(default_factory=list)
+    link: list[tuple[str, str]] = field(default_factory=list)
+    compile: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+
+    def read(self, text: str, source: str) -> None:
+        """Add the rules of a text.
+
+        Raises:
+            SealError: A line is no rule.
+        """
+        for number, line in enumerate(text.splitlines(), start=1):
+            words = line.partition("#")[0].split()
+            if not words:
+                continue
+            verb, *operands = words
+            if verb == "link" and len(operands) == 2:
+                self.link.append((operands[0], operands[1]))
+            elif verb in {"keep", "drop", "directory", "compile", "modules"} and len(operands) == 1:
+                getattr(self, verb).append(operands[0])
+            else:
+                raise SealError(f"{source}:{number}: {line.strip()!r} is no rule")
+            if not operands[0].startswith("/"):
+                raise SealError(f"{source}:{number}: {operands[0]!r} does not start with /")
+
+
+@dataclass(frozen=True, slots=True)
+class Elf:
+    """What a loader reads of an ELF file: names of libraries, where to look first, its interpreter."""
+
+    needed: tuple[str, ...]
+    search: tuple[str, ...]
+    interpreter: str | None
+
+
+def glob_pattern(glob: str) -> str:
+    """A regular expression for a glob of a rule."""
+    found = []
+    for part in re.findall(r"\*\*|\*|\?|\{[^{}]*\}|\[[^\]]*\]|[^*?{\[]+|.", glob):
+        if part == "**":
+            found.append(".*")
+        elif part == "*":
+            found.append("[^/]*")
+        elif part == "?":
+            found.append("[^/]")
+        elif part[0] == "{" and part[-1] == "}":
+            found.append("(?:" + "|".join(glob_pattern(choice) for choice in part[1:-1].split(",")) + ")")
+        elif part[0] == "[" and part[-1] == "]":
+            found.append(part)
+        else:
+            found.append(re.escape(part))
+    return "".join(found)
+
+
+def matcher(globs: Iterable[str]) -> re.Pattern[str]:
+    """One expression that matches what any of the globs matches; nothing where there are none."""
+    return re.compile("|".join(f"(?:{glob_pattern(glob)})" for glob in globs) or r"(?!)")
+
+
+def read_elf(data: bytes) -> Elf | None:
+    """The dynamic part of a 64-bit little-endian ELF file; None for anything else.
+
+    Raises:
+        SealError: It begins as one and its tables lead outside it.
+    """
+    if data[:6] != b"\x7fELF\x02\x01":
+        return None
+    try:
+        (offset,) = struct.unpack_from("<Q", data, 32)
+        size, count = struct.unpack_from("<HH", data, 54)
+        headers = [struct.unpack_from("<IIQQQQ", data, offset + i * size) for i in range(count)]
+        interpreter, dynamic, loads = None, b"", []
+        for kind, _, start, address, _, length in headers:
+            if kind == _PT_INTERP:
+                interpreter = data[start : start + length].rstrip(b"\0").decode()
+            elif kind == _PT_DYNAMIC:
+                dynamic = data[start : start + length]
+            elif kind == _PT_LOAD:
+                loads.append((address, start, length))
+        entries = list(struct.iter_unpack("<QQ", dynamic[: len(dynamic) // 16 * 16]))
+        tables = [value for tag, value in entries if tag == _DT_STRTAB]
+        if not tables:
+            return Elf((), (), interpreter)
+        strings = next(tables[0] - address + start for address, start, length in loads
+                       if address <= tables[0] < address + length)  # fmt: skip
+
+        def text(at: int) -> str:
+            begin = strings + at
+            return data[begin : data.index(b"\0", begin)].decode()
+
+        needed = tuple(text(value) for tag, value in entries if tag == _DT_NEEDED)
+        paths = [text(value) for tag, value in entries if tag in (_DT_RPATH, _DT_RUNPATH)]
+    except (struct.error, ValueError, StopIteration) as error:
+        raise SealError(f"malformed ELF file: {error}") from None
+    return Elf(needed, tuple(part for path in paths for part in path.split(":") if part), interpreter)
+
+
+class Tree:
+    """A root file system and which of its files stay."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: dict[str, bool] = {}
+        """Absolute path inside the tree of everything that is no directory; whether it is a symbolic link."""
+        self.directories: set[str] = set()
+        for here, names, others in os.walk(root):
+            inside = "/" + os.path.relpath(here, root) if here != str(root) else ""
+            for name in names:
+                if (Path(here) / name).is_symlink():
+                    self.files[f"{inside}/{name}"] = True
+                else:
+                    self.directories.add(f"{inside}/{name}")
+            for name in others:
+                self.files[f"{inside}/{name}"] = (Path(here) / name).is_symlink()
+        self.kept: set[str] = set()
+
+    def resolve(self, path: str) -> tuple[str, list[str]]:
+        """A path with every link followed, inside the tree; and the links that were followed."""
+        links: list[str] = []
+        parts = list(PurePosixPath(path).parts[1:])
+        done: list[str] = []
+        while parts:
+            part = parts.pop(0)
+            if part in {"..", "."}:
+                done = done[:-1] if part == ".." else done
+                continue
+            here = "/" + "/".join([*done, part])
+            if self.files.get(here):
+                if len(links) > 40:
+                    raise SealError(f"{path}: too many symbolic links")
+                links.append(here)
+                target = PurePosixPath(os.readlink(self.root / here[1:]))
+                if target.is_absolute():
+                    done = []
+                parts = [word for word in target.parts if word != "/"] + parts
+            else:
+                done.append(part)
+        return "/" + "/".join(done), links
+
+    def keep(self, path: str) -> None:
+        """Mark a file, what it links to, and the libraries it needs."""
+        todo: list[tuple[str, tuple[str, ...]]] = [(path, ())]
+        while todo:
+            name, search = todo.pop()
+            real, links = self.resolve(name)
+            self.kept.update(links)
+            if real not in self.files or real in self.kept:
+                continue
+            self.kept.add(real)
+            todo += self.needs(real, search)
+
+    def needs(self, path: str, search: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """An ELF file's interpreter and libraries, each with where its own libraries may be; none for other files.
+
+        Args:
+            path: The file.
+            search: Where whoever needs this file looks: what that loads first, this file finds loaded.
+
+        Raises:
+            SealError: A library is nowhere in its search path.
+        """
+        file = self.root / path[1:]
+        with file.open("rb") as handle:
+            if handle.read(4) != b"\x7fELF":
+                return
+        elf = read_elf(file.read_bytes())
+        if elf is None:
+            return
+        if elf.interpreter:
+            yield elf.interpreter, ()
+        origin = str(PurePosixPath(path).parent)
+        own = tuple(part.replace("$ORIGIN", origin).replace("${ORIGIN}", origin) for part in elf.search)
+        places = (*own, *search)
+        for name in elf.needed:
+            for place in [*places, *LIBRARY_PATH]:
+                candidate = f"{place}/{name}"
+                if self.resolve(candidate)[0] in self.files:
+                    yield candidate, places
+                    break
+            else:
+                raise SealError(f"{path} needs {name}, which is in none of {[*places, *LIBRARY_PATH]}")
+
+
+def seal(root: Path, rules: Rules) -> dict[str, int]:
+    """Apply the rules to a tree.
+
+    Returns:
+        How many files were kept and removed.
+
+    Raises:
+        SealError: A keep rule names nothing, or a library is missing.
+    """
+    tree = Tree(root)
+    dropped = matcher(rules.drop)
+    for glob in rules.keep:
+        pattern = matcher([glob])
+        found = [path for path in tree.files if pattern.fullmatch(path)]
+        if not found:
+            raise SealError(f"keep {glob}: nothing of that name is in the tree")
+        for path in found:
+            if not dropped.fullmatch(path):
+                tree.keep(path)
+    removed = sorted(set(tree.files) - tree.kept - {f"/{name}" for name in MERGED})
+    for path in removed:
+        (root / path[1:]).unlink()
+    wanted = set(rules.directory) | {parent for path in rules.directory for parent in _parents(path)}
+    for path in sorted(tree.directories, key=lambda name: name.count("/"), reverse=True):
+        place = root / path[1:]
+        if path not in wanted and not any(place.iterdir()):
+            place.rmdir()
+    for path in rules.directory:
+        (root / path[1:]).mkdir(parents=True, exist_ok=True)
+    for path, target in rules.link:
+        place = root / path[1:]
+        place.unlink(missing_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(target)
+    return {"kept": len(tree.kept), "removed": len(removed)}
+
+
+def unpack_modules(directory: Path) -> None:
+    """Unpack ``.ko.xz`` files in place and write the dependency tables anew.
+
+    Args:
+        directory: ``/usr/lib/modules/<version>`` inside a tree.
+    """
+    packed = sorted(directory.rglob("*.ko.xz"))
+    for file in packed:
+        file.with_suffix("").write_bytes(lzma.decompress(file.read_bytes()))
+        file.unlink()
+    if packed:
+        root = directory.parents[3]
+        subprocess.run(["depmod", "--basedir", root, directory.name], check=True)  # noqa: S603, S607 - the tools tree's
+
+
+def compile_python(root: Path, path: str) -> None:
+    """Byte-compile every source below a directory, the same bytes wherever and however often it is done."""
+    base = root / path[1:]
+    for cache in sorted(base.rglob("__pycache__")):
+        shutil.rmtree(cache)
+    sources = sorted(base.rglob("*.py"))
+    shares = [(root, sources[number::SHARES]) for number in range(SHARES)]
+    with ProcessPoolExecutor(os.cpu_count(), max_tasks_per_child=1) as pool:
+        list(pool.map(_compile_share, shares))
+
+
+def _compile_share(share: tuple[Path, list[Path]]) -> None:
+    root, sources = share
+    for source in sources:
+        compileall.compile_file(
+            source,
+            stripdir=str(root),
+            prependdir="/",
+            quiet=2,  # sources for other Python versions lie in some packages: they stay uncompiled
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+
+
+def _parents(path: str) -> Iterator[str]:
+    for parent in PurePosixPath(path).parents:
+        if str(parent) != "/":
+            yield str(parent)
+
+
+def main(arguments: list[str]) -> int:
+    """``seal RULES…``: apply rules files to the tree that ``$BUILDROOT`` names."""
+    root = Path(os.environ["BUILDROOT"])
+    rules = Rules()
+    try:
+        for name in arguments:
+            rules.read(Path(name).read_text(encoding="utf-8"), name)
+        counts = seal(root, rules)
+    except SealError as error:
+        sys.stderr.write(f"seal: {error}\n")
+        return 1
+    for path in rules.modules:
+        for directory in sorted((root / path[1:]).iterdir()):
+            unpack_modules(directory)
+    for path in rules.compile:
+        compile_python(root, path)
+    sys.stderr.write(f"seal: {counts['kept']} files kept, {counts['removed']} removed\n")
+    return 0
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    sys.exit(main(sys.argv[1:]))
