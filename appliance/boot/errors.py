@@ -7,6 +7,7 @@
     │   ├── GuestConfigError  the configuration volume or fw_cfg: layout, bounds, values
     │   ├── ClockError        the clock cannot be trusted
     │   ├── PostureError      the machine is not what its image makes it; carries the checks
+    │   ├── GpuError          no GPU, no driver, or the GPU in a state that must not serve
     │   └── ToolError         a program of the image failed or hung
     └── ConfigError           (appliance.errors) a configuration text has wrong keys or values
 """
@@ -27,6 +28,10 @@ class GuestConfigError(StageError):
 
 class ClockError(StageError):
     """The clock is not one that certificates can be judged by."""
+
+
+class GpuError(StageError):
+    """There is no GPU, its driver did not take it, or it is in a state that must not serve; the message says which."""
 
 
 class ToolError(StageError):

@@ -64,6 +64,32 @@ def inventory() -> Inventory:
         pynvml.nvmlShutdown()
 
 
+def set_ready() -> None:
+    """Let clients use the GPUs of this machine: confidential computing holds them back until the guest says so.
+
+    It is a word about evidence: who calls it has judged the GPUs' evidence, or gives no assurance.
+
+    Raises:
+        CollectionError: No driver library, no driver, or the driver refused.
+    """
+    try:
+        import pynvml  # noqa: PLC0415 - see inventory
+    except ModuleNotFoundError:
+        raise CollectionError(
+            "the NVML binding is not installed", hint="install the extra 'worker' (package nvidia-ml-py)"
+        ) from None
+    try:
+        pynvml.nvmlInit()
+        try:
+            pynvml.nvmlSystemSetConfComputeGpusReadyState(pynvml.NVML_CC_ACCEPTING_CLIENT_REQUESTS_TRUE)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise CollectionError(
+            f"the GPUs cannot be set ready: {error}", hint="see dmesg for the driver's words"
+        ) from None
+
+
 def _ask(nvml: Any) -> Inventory:
     gpus = []
     for index in range(nvml.nvmlDeviceGetCount()):
