@@ -1,7 +1,7 @@
-"""Make the image's package locks (image/lock) anew from image/packages, and print what changes.
+"""Make the image's locks (image/lock) anew, from image/packages and the image's requirement files; print what changes.
 
-Needs apt, and an archive: the machine's own, or the one that --archive names. `--check` leaves the tree alone and fails
-when a lock no longer is what its lists resolve to, or when the index of locks is out of date.
+Needs apt, uv, and an archive: the machine's own, or the one that --archive names. `--check` leaves the tree alone and
+fails when a lock no longer is what its lists resolve to, or when the index of locks is out of date.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from appliance.image.archive import from_machine  # noqa: E402 - found only after the path was set
 from appliance.image.lock_index import INDEX, make_index  # noqa: E402 - as above
-from appliance.image.lock_make import make_locks, write_index  # noqa: E402 - as above
+from appliance.image.lock_make import make_locks, make_wheel_locks, write_index  # noqa: E402 - as above
 from measurements.errors import ChrysalisError  # noqa: E402 - as above
 
 
@@ -35,6 +35,7 @@ def main() -> int:
     archives = from_machine(arguments.archive, arguments.security_archive)
     print(f"archives: {archives.main} and {archives.security}")
     words = make_locks(ROOT, archives, write=not arguments.check, say=print)
+    words += make_wheel_locks(ROOT, write=not arguments.check, say=print)
     print("\n".join(words) if words else "no package changed")
     stale = arguments.check and (words or (ROOT / INDEX).read_bytes() != make_index(ROOT))
     if stale:

@@ -12,6 +12,7 @@ from appliance.image.errors import LockError
 
 if TYPE_CHECKING:
     from appliance.image.lock import LockedPackage, PackageLock
+    from appliance.image.lock_wheels import LockedWheel, WheelLock
 
 
 def difference(old: PackageLock | None, new: PackageLock) -> list[str]:
@@ -35,6 +36,37 @@ def difference(old: PackageLock | None, new: PackageLock) -> list[str]:
             f"{_megabytes(old.size)} → {_megabytes(new.size)}"
         )
     return lines
+
+
+def wheel_difference(old: WheelLock | None, new: WheelLock) -> list[str]:
+    """The same for wheels."""
+    title = f"wheels-{new.name}"
+    if old is None:
+        return [f"{title}: new lock, {len(new.wheels)} wheels, {_megabytes(new.size)}"]
+    before, after = ({item.name: item for item in lock.wheels} for lock in (old, new))
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name), after.get(name)
+        if was is None and now is not None:
+            lines.append(f"  + {name} {now.version} ({_megabytes(now.size)})")
+        elif now is None and was is not None:
+            lines.append(f"  - {name} {was.version}")
+        elif was and now and was != now:
+            _same_name_same_contents(was, now)
+            lines.append(f"  ~ {was.filename} → {now.filename}")
+    if lines:
+        lines.append(
+            f"{title}: {len(lines)} lines; {len(new.wheels)} wheels, {_megabytes(old.size)} → {_megabytes(new.size)}"
+        )
+    return lines
+
+
+def _same_name_same_contents(was: LockedWheel, now: LockedWheel) -> None:
+    if was.filename == now.filename:
+        raise LockError(
+            f"{now.filename} has other contents than are locked: SHA-256 {now.sha256}, locked {was.sha256}",
+            hint="an index never changes a file's contents: find out why before anything is taken from it",
+        )
 
 
 def _by_name(lock: PackageLock) -> dict[tuple[str, str], tuple[LockedPackage, ...]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from appliance.image.errors import LockFormatError
 from appliance.image.lock import read_lock
 from appliance.image.lock_lists import PLANS
+from appliance.image.lock_wheels import WHEEL_PLANS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 LOCKS = "image/lock"
 INDEX = f"{LOCKS}/index.json"
-# What a part of the image takes from wheels, and what stays on the builder's and developer's machine.
-WHEEL_LOCKS = ("guest", "engine-light", "engine-gpu", "wheel-build", "tools", "dev", "client", "verify")
+# Wheels of the builder's and developer's machine: requirement files with hashes.
+REQUIREMENTS = ("tools", "dev", "client", "verify")
 NPM_LOCKS = ("appliance/lab/npm/package-lock.json", "appliance/lab/npm/files.json")
 
 
@@ -59,7 +60,8 @@ def read_index(checkout: Path) -> list[dict[str, str]]:
 def make_index(checkout: Path) -> bytes:
     """The index of the locks that are in the checkout, one a line."""
     paths = [("packages", f"{LOCKS}/{plan.name}.json") for plan in PLANS]
-    paths += [("wheels", f"requirements/{name}.txt") for name in WHEEL_LOCKS]
+    paths += [("wheels", f"{LOCKS}/wheels-{name}.json") for name in WHEEL_PLANS]
+    paths += [("requirements", f"requirements/{name}.txt") for name in REQUIREMENTS]
     paths += [("npm", path) for path in NPM_LOCKS]
     rows = [
         "  " + json.dumps({"kind": kind, "path": path, "sha256": _sha256(checkout / path)})

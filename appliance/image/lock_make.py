@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from appliance.image.lock import read_lock
-from appliance.image.lock_difference import difference
+from appliance.image.lock_difference import difference, wheel_difference
 from appliance.image.lock_index import INDEX, LOCKS, make_index
 from appliance.image.lock_lists import PLANS
+from appliance.image.lock_wheels import WHEEL_PLANS, read_wheel_lock
 from appliance.image.resolve import KEYRING, resolve
+from appliance.image.resolve_wheels import resolve_wheels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,6 +64,30 @@ def make_locks(
             changed[path] = lock.to_bytes()
     if write:
         (checkout / LOCKS).mkdir(parents=True, exist_ok=True)
+        for path, data in changed.items():
+            path.write_bytes(data)
+        write_index(checkout)
+    return words
+
+
+def make_wheel_locks(checkout: Path, *, write: bool = True, say: Callable[[str], None] = lambda _: None) -> list[str]:
+    """The same for the wheels: choose one for each package of the image's requirement files.
+
+    Raises:
+        LockError: A package has no wheel that fits.
+        MissingToolError: ``uv`` is not installed.
+    """
+    words: list[str] = []
+    changed: dict[Path, bytes] = {}
+    for name in WHEEL_PLANS:
+        lock = resolve_wheels(checkout / "requirements" / f"{name}.txt")
+        say(f"wheels-{name}: {len(lock.wheels)} wheels, {lock.size / 1e6:.1f} MB")
+        path = checkout / LOCKS / f"wheels-{name}.json"
+        old = read_wheel_lock(checkout, name) if path.exists() else None
+        if lines := wheel_difference(old, lock):
+            words += lines
+            changed[path] = lock.to_bytes()
+    if write:
         for path, data in changed.items():
             path.write_bytes(data)
         write_index(checkout)

@@ -2,7 +2,7 @@
 
 In: a checkout. Out: ``chrysalis_appliance_guest-….whl`` (what the image carries) or ``…_tools-….whl`` (the rest). What
 belongs to which is stated once, in ``packaging/guest/pyproject.toml``. The sources are copied to an empty directory
-before the back end sees them, so the checkout's place, git state, modes, times and leftovers do not reach the wheel. The
+before the back end sees them, so the checkout's place, git state, modes, times and leftovers do not reach it. The
 finished wheel is written again without compression, because compressed bytes depend on the machine's zlib.
 """
 
