@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from appliance.lab.errors import LabError
     from appliance.lab.stub_engine import StubEngine
     from appliance.lab.tee import SyntheticTdx
+    from appliance.lab.tpm_world import TpmWorld
     from appliance.lab.tvm import Tvm
     from appliance.lab.world import Economy, World
 
@@ -24,6 +25,7 @@ __all__ = [
     "LiteServer",
     "StubEngine",
     "SyntheticTdx",
+    "TpmWorld",
     "Tvm",
     "World",
 ]
@@ -39,6 +41,7 @@ if not TYPE_CHECKING:
             "LiteServer": "chain.liteserver",
             "StubEngine": "stub_engine",
             "SyntheticTdx": "tee",
+            "TpmWorld": "tpm_world",
             "Tvm": "tvm",
             "World": "world",
         },

@@ -47,7 +47,7 @@ SURFACE = {
     "appliance.gateway": """
         AdmissionError Gateway GatewayError GatewayStatus KeyFileError SettlementError run
     """,
-    "appliance.lab": "Demonstration DevNet Economy LabError LiteServer StubEngine SyntheticTdx Tvm World",
+    "appliance.lab": "Demonstration DevNet Economy LabError LiteServer StubEngine SyntheticTdx TpmWorld Tvm World",
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
     "appliance.model": """
         Checkpoint CheckpointError ModelVolumeError PackError PackedModel VolumeFormat
