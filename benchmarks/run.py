@@ -47,6 +47,11 @@ BENCHMARKS = (
         "client endpoint, gateway, worker and engine against the same engine called directly",
         ("--rounds", "1", "--seconds", "0.3", "--warmup", "0.1", "--tokens", "8"),
     ),
+    Benchmark(
+        "model_volume",
+        "a model volume read through dm-verity against the same disk without it",
+        ("--mib", "8", "--rounds", "1"),
+    ),
 )
 
 
