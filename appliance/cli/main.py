@@ -42,6 +42,7 @@ GROUPS = (
     Group("wallet", "wallet", "app", "client", "The owner's wallet."),
     Group("registry", "registry", "app", "client", "The root contract."),
     Group("model", "model", "app", "", "Model volumes."),
+    Group("image", "image", "app", "", "The image as files."),
     Group("vm", "vm", "app", "", "The image as a virtual machine."),
     Group("lab", "lab", "app", "lab", "A private chain on this machine."),
 )

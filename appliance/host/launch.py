@@ -26,7 +26,7 @@ from appliance.host.kvm import Probe, probe_kvm
 from appliance.host.machine import FILES, QEMU, Machine, qemu_command, shown
 from appliance.host.programs import find_program, qemu_version, require
 from appliance.host.record import Kept, Record, held, machine_directory, read_record, write_record
-from appliance.host.swtpm import manufacture, start_swtpm
+from appliance.host.swtpm import is_manufactured, manufacture, start_swtpm
 from appliance.host.volumes import require_artefacts, write_files
 from measurements.manifest import MANIFEST_NAME
 
@@ -195,11 +195,10 @@ def _start(machine: Machine, tell: Callable[[str], None], prepare_tpm: Callable[
             tell(commands[-1])
 
         write_files(machine)
-        if with_tpm and prepare_tpm is not None:
-            (machine.directory / FILES.tpm_state).mkdir(mode=0o700, exist_ok=True)
-            prepare_tpm(machine.directory / FILES.tpm_state)
-        elif with_tpm:
-            manufacture(machine.directory / FILES.tpm_state, run_told)
+        tpm_state = machine.directory / FILES.tpm_state
+        if with_tpm and not is_manufactured(tpm_state):
+            tpm_state.mkdir(mode=0o700, exist_ok=True)
+            manufacture(tpm_state, run_told) if prepare_tpm is None else prepare_tpm(tpm_state)
         for attempt in range(1, PORT_ATTEMPTS + 1):
             decided = _with_ports(machine)
             try:

@@ -49,18 +49,15 @@ def is_manufactured(state: Path) -> bool:
 
 
 def manufacture(state: Path, tell: Callable[[list[str]], None]) -> None:
-    """Make a TPM where there is none.
+    """Make a TPM.
 
     Args:
-        state: Its directory.
+        state: Its directory, which holds none.
         tell: Called with the command before it runs.
 
     Raises:
         HostError: swtpm_setup fails; its words are in the message.
     """
-    if is_manufactured(state):
-        return
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = setup_command(state)
     tell(command)
     command[0] = str(find_program(command[0]))

@@ -129,12 +129,20 @@ def require_digest(entry: Artefact, seen: str) -> None:
         )
 
 
-def sign(directory: Path, key: Ed25519PrivateKey, *, previous: Path | None, development: bool) -> Release:
+def sign(
+    directory: Path,
+    key: Ed25519PrivateKey,
+    report: Callable[[str, int, int], None],
+    *,
+    previous: Path | None = None,
+    development: bool = False,
+) -> Release:
     """Sign the manifest in a directory, after checking that it is one to sign.
 
     Args:
         directory: The release.
         key: The signer's key.
+        report: Told the step in words, bytes done, and bytes in all.
         previous: The manifest of the release before, whose number this one has to exceed.
         development: Sign debug builds and builds of uncommitted source too.
 
@@ -145,7 +153,7 @@ def sign(directory: Path, key: Ed25519PrivateKey, *, previous: Path | None, deve
     release = open_release(directory, None, development=development)
     if previous is not None:
         release.manifest.require_newer_than(parse_manifest(_read(previous, MAX_MANIFEST_BYTES, "")))
-    verify_files(release, lambda *_: None)
+    verify_files(release, report)
     path = directory / SIGNATURE_NAME
     present = _read(path, MAX_SIGNATURE_BYTES, "") if path.exists() else None
     new = path.with_name(f"{SIGNATURE_NAME}.new")
@@ -155,18 +163,26 @@ def sign(directory: Path, key: Ed25519PrivateKey, *, previous: Path | None, deve
 
 
 def read_keys(named: Collection[str]) -> tuple[bytes, ...]:
-    """Public keys from texts: each a key in base64 or hex, or the path of a file with one a line (``#`` comments).
+    """Public keys from texts: each a key in base64 or hex, or a file with a line ``ed25519 <key>`` for each.
+
+    The lines of a file say what they are, so that a secret key's file, named by mistake, is not taken for one.
 
     Raises:
-        ReleaseError: A file cannot be read.
+        ReleaseError: A file cannot be read, or has another line.
         ManifestSignatureError: Something is no key.
     """
     found: list[bytes] = []
     for text in named:
         path = Path(text)
         if path.is_file():
-            lines = _read(path, MAX_KEY_FILE_BYTES, "").decode("ascii", errors="replace").splitlines()
-            found += [parse_public_key(line) for line in lines if line.strip() and not line.startswith("#")]
+            for line in _read(path, MAX_KEY_FILE_BYTES, "").decode("ascii", errors="replace").splitlines():
+                kind, _, key = line.partition(" ")
+                if kind != "ed25519":
+                    raise ReleaseError(
+                        f"{path} has a line that is not 'ed25519 <public key>'",
+                        hint="chrysalis image keygen FILE writes the public key to FILE.pub",
+                    )
+                found.append(parse_public_key(key))
         else:
             found.append(parse_public_key(text))
     return tuple(found)

@@ -116,6 +116,11 @@ def open_target(path: Path, needed: int, size: int | None = None, *, overwrite: 
         os.close(descriptor)
 
 
+def is_device(path: Path) -> bool:
+    """Whether a name leads to a block device."""
+    return path.is_block_device()
+
+
 def describe_device(path: Path) -> str:
     """A block device in words: its model where it has one, and its size."""
     folder = _sysfs(path)

@@ -1,0 +1,256 @@
+"""``chrysalis image``: the image as files; signed, checked, put onto disks, exported."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from appliance.boot.configuration import Handed, check
+from appliance.boot.volume import GAS_KEY, TEXTS
+from appliance.cli.options import JsonOption
+from appliance.cli.output import Output
+from appliance.config import home
+from appliance.errors import ConfigError
+from appliance.image.export import NEXT, Form, export
+from appliance.image.flash import Extra, flash
+from appliance.image.release import Release, open_release, read_keys, sign, verify_files
+from appliance.image.sizes import parse_size, shown_size
+from appliance.image.target import describe_device, is_device
+from appliance.keys import new_key, read_key, read_secret
+from measurements.manifest import MANIFEST_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+app = typer.Typer(help="The image as files: signed, checked, put onto disks, exported.", no_args_is_help=True)
+
+MAX_TEXT_BYTES = 256 * 1024
+
+ImageOption = Annotated[Path | None, typer.Option("--image", help="Directory of a built image.", file_okay=False)]
+ProfileOption = Annotated[str, typer.Option(help="Take the image that was built for this profile.")]
+KeyOption = Annotated[
+    list[str] | None,
+    typer.Option("--key", help="A trusted public key (base64 or hex), or a file with one a line; may be repeated."),
+]
+UnsignedOption = Annotated[bool, typer.Option("--unsigned", help="Take my own build: ask for no signature.")]
+DevelopmentOption = Annotated[
+    bool, typer.Option("--development", help="Take debug builds and builds of uncommitted source.")
+]
+
+
+@app.command("keygen")
+def make_key(
+    file: Annotated[Path, typer.Argument(help="The key file to make (mode 0600).")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a release key; prints its public key, which others name with --key."""
+    output = Output(as_json=as_json)
+    public = _b64(new_key(file).public_key().public_bytes_raw())
+    file.with_name(f"{file.name}.pub").write_text(f"ed25519 {public}\n")
+    output.say(f"public key: {public}, in {file}.pub")
+    output.result({"ok": True, "public_key": public})
+
+
+@app.command("sign")
+def sign_release(
+    key: Annotated[Path, typer.Option(help="The release key's file (chrysalis image keygen).")],
+    image: ImageOption = None,
+    profile: ProfileOption = "engine-cpu",
+    previous: Annotated[
+        Path | None, typer.Option(help="The manifest of the release before: this one's number has to be higher.")
+    ] = None,
+    development: DevelopmentOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign an image's manifest, after checking every file against it."""
+    output = Output(as_json=as_json)
+    secret = read_key(key, "release key")
+    with _shown(output) as report:
+        release = sign(_directory(image, profile), secret, report, previous=previous, development=development)
+    public = _b64(secret.public_key().public_bytes_raw())
+    output.say(f"signed {_named(release)} with {public}: {release.directory / MANIFEST_NAME}.sig")
+    output.result({"ok": True, **_facts(release), "signed_by": [public]})
+
+
+@app.command("verify")
+def verify_release(
+    directory: Annotated[Path, typer.Argument(help="Directory of an image.")],
+    key: KeyOption = None,
+    unsigned: UnsignedOption = False,
+    development: DevelopmentOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check an image's signature and every file against its manifest."""
+    output = Output(as_json=as_json)
+    release = open_release(directory, _keys(key, unsigned=unsigned), development=development)
+    with _shown(output) as report:
+        verify_files(release, report)
+    by = ", ".join(_b64(signer) for signer in release.signers) or "nobody's signature was asked for"
+    output.say(f"{_named(release)}: {len(release.manifest.artefacts)} files are as the manifest says; signed by: {by}")
+    output.result({"ok": True, **_facts(release)})
+
+
+@app.command("flash")
+def flash_image(
+    to: Annotated[Path, typer.Option("--to", help="A whole disk (/dev/…), or a file.")],
+    image: ImageOption = None,
+    profile: ProfileOption = "engine-cpu",
+    key: KeyOption = None,
+    unsigned: UnsignedOption = False,
+    development: DevelopmentOption = False,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="measured.toml, owner.toml, host.toml and perhaps gas.key, by these names; repeat it."),
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Size of a partition that survives, for example 20G; 0 takes the rest.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Size of a file to be made, for example 8G.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="What the disk or file holds may be lost.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the image to a disk or file: signature first, digest while writing, read back from the medium."""
+    output = Output(as_json=as_json)
+    release = open_release(_directory(image, profile), _keys(key, unsigned=unsigned), development=development)
+    extra = Extra(_configuration(config) if config else None, parse_size(state) if state else None)
+    overwrite = yes or _agreed(to, output)
+    with _shown(output) as report:
+        done = flash(release, to, extra, report, overwrite=overwrite, size=parse_size(size) if size else None)
+    output.table("partitions", ("label", "size"), [(label, shown_size(length)) for label, length in done.partitions])
+    past = "past the page cache" if done.direct else "after the caches were dropped"
+    output.say(f"{_named(release)} is on {to} ({done.about}); read back {past} and equal")
+    next_step = _next_step(to, extra)
+    output.say(next_step)
+    output.result({
+        "ok": True, **_facts(release), "target": str(to), "size": done.size, "image_bytes": done.image_bytes,
+        "sha256": done.sha256, "partitions": dict(done.partitions), "direct": done.direct, "next": next_step,
+    })  # fmt: skip
+
+
+@app.command("export")
+def export_image(
+    form: Annotated[Form, typer.Option("--format", help="raw, qcow2, vhd (Azure) or gcp-tar (Google Cloud).")],
+    to: Annotated[Path, typer.Option("--output", "-o", help="The file to make, or a directory for it.")] = Path(),
+    image: ImageOption = None,
+    profile: ProfileOption = "engine-cpu",
+    key: KeyOption = None,
+    unsigned: UnsignedOption = False,
+    development: DevelopmentOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the image's disk in the form that somebody's import takes; the same release gives the same bytes."""
+    output = Output(as_json=as_json)
+    release = open_release(_directory(image, profile), _keys(key, unsigned=unsigned), development=development)
+    with _shown(output) as report:
+        made = export(release, form, to, report, tell=output.progress)
+    output.say(f"{made.path}: {shown_size(made.size)}, disk of {shown_size(made.disk)}, SHA-256 {made.sha256}")
+    output.say(f"next: {NEXT[form]}")
+    output.result({
+        "ok": True, **_facts(release), "format": form.value, "file": str(made.path), "size": made.size,
+        "sha256": made.sha256, "disk": made.disk, "next": NEXT[form],
+    })  # fmt: skip
+
+
+def _directory(image: Path | None, profile: str) -> Path:
+    return (image or home() / "image" / profile).absolute()
+
+
+def _keys(named: list[str] | None, *, unsigned: bool) -> tuple[bytes, ...] | None:
+    """The trusted keys; None where no signature is asked for.
+
+    Raises:
+        ConfigError: Neither was said, or both.
+    """
+    if bool(named) == unsigned:
+        raise ConfigError(
+            "which key has to have signed the image?" if not named else "--key and --unsigned at once",
+            hint="--key names the release key; --unsigned takes your own build",
+        )
+    return read_keys(named) if named else None
+
+
+def _configuration(files: list[Path]) -> dict[str, bytes]:
+    """The configuration's members, checked as the guest will check them."""
+    members: dict[str, bytes] = {}
+    for path in files:
+        if path.name not in {*TEXTS, GAS_KEY} or path.name in members:
+            raise ConfigError(
+                f"{path}: expected each of {', '.join(TEXTS)} and perhaps {GAS_KEY}, once, by these names"
+            )
+        members[path.name] = read_secret(path, "gas key") if path.name == GAS_KEY else _text(path)
+    check(Handed("volume", members))
+    return members
+
+
+def _text(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    if len(data) > MAX_TEXT_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_TEXT_BYTES} bytes", hint="this is not a configuration file")
+    return data
+
+
+def _agreed(to: Path, output: Output) -> bool:
+    """Ask a person at a terminal; a program says --yes."""
+    if not is_device(to) or output.as_json or not sys.stdin.isatty():
+        return False
+    return typer.confirm(f"Everything on {to} ({describe_device(to.resolve())}) will be lost. Go on?")
+
+
+def _next_step(to: Path, extra: Extra) -> str:
+    first = "put the disk into its machine" if is_device(to) else "copy the file to a disk, or attach it to a machine"
+    config = "" if extra.configuration else " attach a configuration volume (serial chrysalis-config);"
+    return (
+        f"next: {first}; in its firmware: UEFI, TPM or confidential guest on, this disk first;{config} "
+        "after the start its stages are at https://ADDRESS:9443/v1/stages"
+    )
+
+
+def _named(release: Release) -> str:
+    manifest = release.manifest
+    return f"{manifest.image_id} {manifest.profile} release {manifest.release}{' (debug)' if manifest.debug else ''}"
+
+
+def _facts(release: Release) -> dict[str, object]:
+    manifest = release.manifest
+    return {
+        "directory": str(release.directory), "manifest": release.digest.hex(), "profile": manifest.profile,
+        "release": manifest.release, "debug": manifest.debug, "signed_by": [_b64(key) for key in release.signers],
+    }  # fmt: skip
+
+
+def _b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+@contextmanager
+def _shown(output: Output) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for work that counts bytes: one line a step, on a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.console, transient=True, disable=not output.console.is_terminal) as bar:
+        tasks: dict[str, int] = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(escape(step), total=total)
+                if not output.console.is_terminal:
+                    output.progress(step)
+            bar.update(tasks[step], completed=done, total=total)  # type: ignore[arg-type]  # rich's TaskID is an int
+
+        yield report
