@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     from appliance.image.lock_wheels import LockedWheel, WheelLock
 
 _GONE = re.compile(r"No matching distribution found|Could not find a version that satisfies")
+_OPTIONS = (
+    # pip tells of a network that fails only when it tries again; without that "no answer" reads like "gone"
+    *("--retries", "2"),
+    *("--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-input", "--no-cache-dir"),
+    *("--disable-pip-version-check", "--progress-bar", "off"),
+    *("--implementation", "cp", "--python-version", ".".join(map(str, IMAGE_PYTHON))),
+)
 _BATCH_BYTES = 1 << 30
 """Wheels are asked for in batches of about this size, so that what was fetched before a failure is kept."""
 
@@ -137,10 +144,7 @@ async def _download(batch: list[LockedWheel], place: Path) -> None:
     try:
         listed = scratch / "requirements.txt"
         listed.write_text("".join(f"{item.requirement}\n" for item in batch))
-        command = [*_pip(), "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-input",
-                   "--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off", "--implementation", "cp",
-                   "--python-version", ".".join(map(str, IMAGE_PYTHON)), "--dest", str(scratch), "--requirement",
-                   str(listed)]  # fmt: skip
+        command = [*_pip(), "download", *_OPTIONS, "--dest", str(scratch), "--requirement", str(listed)]
         for name in platforms():
             command += ["--platform", name]
         result = await run_tool(command)

@@ -1,8 +1,8 @@
 """A wheel lock: exactly one wheel for each Python package that the image carries.
 
 In: the committed ``image/lock/wheels-*.json``. Out: :class:`WheelLock`. A requirement file with hashes allows every
-wheel of a version that fits; which one an installer then takes depends on its own version. Here the choice is made once, so
-that the image does not depend on who builds it. Like a package lock it names no host and has one wheel a line.
+wheel of a version that fits; which one an installer then takes depends on the installer. Here the choice is made once,
+so that the image does not depend on who builds it. Like a package lock it names no host and has one wheel a line.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ class LockedWheel:
             value = getattr(self, name)
             if not isinstance(value, str) or not pattern.fullmatch(value):
                 raise LockFormatError(f"wheel {self.name!r}: {name} is {value!r}, which is no such thing")
+        stated = self.filename.split("-")[:2]
+        if [re.sub(r"[-_.]+", "-", stated[0]).lower(), *stated[1:]] != [self.name, self.version]:
+            raise LockFormatError(f"wheel {self.filename!r} is not of {self.name} {self.version}")
         if type(self.size) is not int or self.size <= 0:
             raise LockFormatError(f"wheel {self.name!r}: size is {self.size!r}, expected a number of bytes")
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import configparser
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from appliance.engine.lockfile import parse as parse_requirements
 from appliance.image.fetch_repository import combined
 from appliance.image.lock import PackageLock, read_lock
 from appliance.image.lock_index import INDEX, LOCKS, make_index, profile_locks, read_index
 from appliance.image.lock_lists import PLANS, PROFILES, read_list
 from appliance.image.lock_make import LISTS
+from appliance.image.lock_wheels import WHEEL_PLANS, read_wheel_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +26,8 @@ def locks() -> dict[str, PackageLock]:
 
 
 def test_every_lock_has_a_plan_and_every_list_a_use() -> None:
-    assert {path.stem for path in (ROOT / LOCKS).glob("*.json")} == {"index", *(plan.name for plan in PLANS)}
+    wheels = {f"wheels-{name}" for name in WHEEL_PLANS}
+    assert {path.stem for path in (ROOT / LOCKS).glob("*.json")} == {"index", *(plan.name for plan in PLANS), *wheels}
     used = {name for plan in PLANS for root in plan.roots for name in root}
     assert {path.stem for path in (ROOT / LISTS).glob("*.list")} == used
 
@@ -77,3 +81,27 @@ def test_the_index_names_every_lock_as_it_is() -> None:
     assert {entry["path"] for entry in read_index(ROOT)} >= {f"{LOCKS}/{plan.name}.json" for plan in PLANS}
     for names in PROFILES.values():
         assert [lock.name for lock in profile_locks(ROOT, names)] == list(names)
+
+
+@pytest.mark.parametrize("name", WHEEL_PLANS)
+def test_every_pinned_package_has_one_wheel_that_its_requirement_file_allows(name: str) -> None:
+    lock = read_wheel_lock(ROOT, name)
+    required = parse_requirements(ROOT / "requirements" / f"{name}.txt").requirements
+    wanted = {item.name: item for item in required}
+    assert {item.name for item in lock.wheels} == set(wanted)
+    for item in lock.wheels:
+        assert item.version == wanted[item.name].version
+        assert item.sha256 in wanted[item.name].hashes
+
+
+def test_the_guest_and_the_tools_run_the_same_versions() -> None:
+    pins = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+    tools = dict(pins.findall((ROOT / "requirements/tools.txt").read_text()))
+    guest = dict(pins.findall((ROOT / "requirements/guest.txt").read_text()))
+    assert guest.items() <= tools.items()
+
+
+def test_the_guest_has_a_package_for_everything_its_wheel_asks_for() -> None:
+    project = tomllib.loads((ROOT / "packaging/guest/pyproject.toml").read_text())["project"]
+    asked = {re.split(r"[<>=~!\[ ]", one)[0] for one in project["dependencies"]}
+    assert asked <= {item.name for item in read_wheel_lock(ROOT, "guest").wheels}
