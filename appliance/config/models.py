@@ -98,9 +98,12 @@ class TrustConfig(Model):
 
 
 class EngineConfig(Model):
-    """The engine and what it may do. Token and request numbers are per engine; times are seconds."""
+    """The engine and what it may do. Token and request numbers are per engine; times are seconds.
 
-    kind: Literal["sglang", "openai"] = "sglang"
+    ``transformers`` is the light engine of machines on which SGLang cannot run (``docs/engine.md``).
+    """
+
+    kind: Literal["sglang", "transformers", "openai"] = "sglang"
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     context_length: Annotated[int, Field(ge=64)] = 2048
     max_total_tokens: Annotated[int, Field(ge=64)] = 16384

@@ -1,4 +1,7 @@
-"""The engine's own token counters, for checking the ledger's. Comes in: ``/metrics`` in Prometheus text."""
+"""The engine's own token counters, for checking the ledger's. Comes in: ``/metrics`` in Prometheus text.
+
+SGLang prefixes its samples with ``sglang:``, the light engine with ``transformers:``; the names are the same.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ MAX_METRICS_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
-    """Tokens since the engine's process started; all labels added up. Health checks are not counted by SGLang.
+    """Tokens since the engine's process started; all labels added up. Health checks are not counted.
 
     Attributes:
         prompt_tokens: Tokens of prompts, cached ones included.
@@ -29,15 +32,19 @@ class EngineCounters:
 
 
 _SAMPLES = {
-    "sglang:prompt_tokens_total": "prompt_tokens",
-    "sglang:generation_tokens_total": "generation_tokens",
-    "sglang:cached_tokens_total": "cached_tokens",
-    "sglang:num_requests_total": "requests",
+    f"{engine}:{sample}": name
+    for engine in ("sglang", "transformers")
+    for sample, name in (
+        ("prompt_tokens_total", "prompt_tokens"),
+        ("generation_tokens_total", "generation_tokens"),
+        ("cached_tokens_total", "cached_tokens"),
+        ("num_requests_total", "requests"),
+    )
 }
 
 
 def parse_counters(text: str) -> EngineCounters:
-    """Read SGLang's metrics; a counter that has not been used yet is missing there and zero here.
+    """Read an engine's metrics; a counter that has not been used yet is missing there and zero here.
 
     Raises:
         EngineUnavailableError: The text is not in Prometheus's format.

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+HOST: Final = "127.0.0.1"
+"""Where every engine of ours listens (protocol specification, section 8, item 16)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A port and a key that stay the same over restarts, for an engine that another process reaches.
+
+    Attributes:
+        port: On loopback.
+        key: The bearer key of its requests.
+    """
+
+    port: int
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

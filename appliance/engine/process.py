@@ -19,14 +19,15 @@ import socket
 import tempfile
 from collections import Counter, deque
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from appliance.engine.endpoint import Endpoint
+from appliance.engine.endpoint import HOST, Door, Endpoint
 from appliance.engine.errors import EngineStartError
-from appliance.engine.settings import HOST, EngineSettings
 from appliance.engine.tool import kill_group, spawn
 
-_LAUNCHER = Path(__file__).with_name("launcher.py")
+if TYPE_CHECKING:
+    from appliance.engine.settings import EngineSettings
+
 _TAIL_LINES = 40
 _LINE_CHARACTERS = 400
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w]*\.)*(?P<name>[A-Z]\w{0,60}(?:Error|Exception|Interrupt))(?::|$)")
@@ -80,21 +81,27 @@ class EngineProcess:
         self._reader = asyncio.create_task(self._read(), name="engine-output")
 
     @classmethod
-    async def start(cls, settings: EngineSettings, python: Path) -> Self:
-        """Start the engine on a free loopback port with fresh keys.
+    async def start(cls, settings: EngineSettings, python: Path, door: Door | None = None) -> Self:
+        """Start the engine on loopback.
+
+        Args:
+            settings: What to start.
+            python: The engine environment's interpreter.
+            door: Its port and key; a free port and a fresh key by default.
 
         Raises:
             EngineStartError: The interpreter cannot be run.
         """
         try:
             scratch = Path(tempfile.mkdtemp(prefix="chrysalis-engine-"))  # 0700: the engine's sockets take pickles
-            port = free_port()
+            port = free_port() if door is None else door.port
         except OSError as error:
             raise EngineStartError(f"no directory or port for the engine: {error.strerror}") from error
-        keys = {"api_key": secrets.token_urlsafe(32), "admin_api_key": secrets.token_urlsafe(32)}
+        key = secrets.token_urlsafe(32) if door is None else door.key
+        keys = {"api_key": key, "admin_api_key": secrets.token_urlsafe(32)}
         try:
             process = await spawn(
-                [str(python), "-I", str(_LAUNCHER), *settings.arguments(port)],
+                [str(python), "-I", str(settings.launcher), *settings.arguments(port)],
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,

@@ -1,48 +1,25 @@
-"""How the engine is started: the values a release fixes, turned into SGLang's command line. Pure.
+"""How the engine is started: the values a release fixes, checked, and what they become for each kind of engine.
 
-Every option that reaches SGLang is either made here or on :data:`TUNING`, an allow-list. SGLang's parser accepts
-abbreviations, so a list of what is forbidden could be walked around; :data:`FORBIDDEN` only explains refusals.
+The command lines are made in :mod:`appliance.engine.command_sglang` and :mod:`appliance.engine.command_light`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from appliance.engine import command_light, command_sglang
 from appliance.engine.errors import EngineSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-HOST: Final = "127.0.0.1"  # protocol specification, section 8, item 16
+    from appliance.config.models import EngineConfig
 
-TUNING: Final = frozenset({
-    "--attention-backend", "--chunked-prefill-size", "--cuda-graph-max-bs", "--dtype", "--ep-size",
-    "--kv-cache-dtype", "--max-prefill-tokens", "--page-size", "--quantization", "--sampling-backend",
-    "--schedule-conservativeness", "--schedule-policy", "--stream-interval",
-})  # fmt: skip
-"""Options that change speed or memory only; each takes one value."""
-
-FORBIDDEN: Final[Mapping[str, str]] = {
-    "--admin-api-key": "keys are made at start and never stand on a command line",
-    "--api-key": "keys are made at start and never stand on a command line",
-    "--config": "it would bring in options that nobody checked",
-    "--crash-dump-folder": "it writes requests to disk",
-    "--enable-custom-logit-processor": "it runs code from a request",
-    "--enable-return-hidden-states": "it gives away the model's inner states",
-    "--enable-trace": "it sends request data elsewhere",
-    "--export-metrics-to-file": "it writes request data to disk",
-    "--file-storage-path": "it writes request data to disk",
-    "--host": "the engine listens on loopback only",
-    "--log-level": "below 'warning' the engine logs keys and requests",
-    "--log-requests": "it logs requests",
-    "--trust-remote-code": "it runs code from a model directory",
-    "--trust-request-chat-template": "it runs a template from a request",
-}
-"""Why the options that a worker must never set are refused."""
-
+EngineKind = Literal["sglang", "transformers"]
+_HERE: Final = Path(__file__).parent
 _INHERITED: Final = frozenset({
     "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "PATH",
     "TZ",
@@ -58,10 +35,11 @@ class EngineSettings:
     Attributes:
         model_dir: The checkpoint's directory: safetensors, tokenizer, configuration.
         model_name: The name that requests carry (before ``@``).
-        device: ``cpu`` or ``cuda``.
+        kind: ``sglang``, or ``transformers``, the light engine for where SGLang cannot run.
+        device: ``cpu`` or ``cuda``; the light engine knows the first only.
         context_length: Tokens of prompt and answer together, at most.
-        max_total_tokens: Tokens of the key-value cache; used on the CPU. On CUDA ``memory_fraction`` decides.
-        max_active_requests: Requests that run at once.
+        max_total_tokens: Tokens of SGLang's key-value cache; used on the CPU. On CUDA ``memory_fraction`` decides.
+        max_active_requests: Requests that run at once (the light engine runs one and lets the others wait).
         max_queued_requests: Requests that wait in the engine before it answers 503.
         tensor_parallel: GPUs that share one copy of the model.
         data_parallel: Copies of the model.
@@ -70,7 +48,7 @@ class EngineSettings:
         tool_call_parser: SGLang's name of the parser for tool calls.
         self_check_prompt: What a fresh engine is asked.
         self_check_pattern: What must be found in its answer (``.`` also matches a line's end).
-        tuning: Further options of :data:`TUNING` with their values.
+        tuning: Further options of the kind's ``TUNING`` with their values.
 
     Raises:
         EngineSettingsError: A value is out of its range or an option is not allowed.
@@ -78,6 +56,7 @@ class EngineSettings:
 
     model_dir: Path
     model_name: str
+    kind: EngineKind = "sglang"
     device: Literal["cpu", "cuda"] = "cpu"
     context_length: int = 2048
     max_total_tokens: int = 16384
@@ -110,35 +89,55 @@ class EngineSettings:
             re.compile(self.self_check_pattern)
         except re.error as error:
             raise EngineSettingsError(f"self_check_pattern is not a regular expression: {error}") from error
+        if self.kind == "transformers":
+            command_light.check(self)
+        allowed = command_light.TUNING if self.kind == "transformers" else command_sglang.TUNING
         for option, value in self.tuning:
-            _check_tuning(option, value)
+            _check_tuning(option, value, allowed)
+
+    @classmethod
+    def of(cls, config: EngineConfig, model_name: str, model_dir: Path) -> EngineSettings:
+        """The settings that a measured configuration fixes.
+
+        Args:
+            config: What it says of the engine.
+            model_name: The name that requests carry.
+            model_dir: The checkpoint.
+
+        Raises:
+            EngineSettingsError: A value is out of its range, or the engine is somebody else's.
+        """
+        if config.kind == "openai":
+            raise EngineSettingsError(
+                "engine kind 'openai' is a server that somebody else runs: it cannot be started here",
+                hint="set host.engine_url, or engine.kind = 'sglang'",
+            )
+        return cls(
+            model_dir=model_dir,
+            model_name=model_name,
+            kind=config.kind,
+            device=config.device,
+            context_length=config.context_length,
+            max_total_tokens=config.max_total_tokens,
+            max_active_requests=config.max_active_requests,
+            tensor_parallel=config.tensor_parallel,
+            data_parallel=config.data_parallel,
+            reasoning_parser=config.reasoning_parser,
+            tool_call_parser=config.tool_call_parser,
+            self_check_prompt=config.self_check_prompt,
+            self_check_pattern=config.self_check_pattern,
+        )
+
+    @property
+    def launcher(self) -> Path:
+        """The program that the engine environment's Python runs."""
+        return _HERE / (command_light.LAUNCHER if self.kind == "transformers" else command_sglang.LAUNCHER)
 
     def arguments(self, port: int) -> tuple[str, ...]:
-        """SGLang's options for this engine on loopback port ``port``; no key is among them."""
-        options: dict[str, str | int | float | None] = {
-            "--model-path": str(self.model_dir),
-            "--served-model-name": self.model_name,
-            "--host": HOST,
-            "--port": port,
-            "--device": self.device,
-            "--context-length": self.context_length,
-            "--max-running-requests": self.max_active_requests,
-            "--max-queued-requests": self.max_queued_requests,
-            "--grammar-backend": "xgrammar",
-            "--load-format": "safetensors",
-            "--log-level": "warning",
-            "--reasoning-parser": self.reasoning_parser,
-            "--tool-call-parser": self.tool_call_parser,
-        }
-        if self.device == "cpu":
-            options |= {"--attention-backend": "torch_native", "--max-total-tokens": self.max_total_tokens}
-            options |= {"--cuda-graph-backend-decode": "disabled", "--cuda-graph-backend-prefill": "disabled"}
-        else:
-            options |= {"--tp-size": self.tensor_parallel, "--dp-size": self.data_parallel}
-            options |= {"--mem-fraction-static": self.memory_fraction}
-        options |= dict(self.tuning)
-        words = [f"{name}={value}" for name, value in options.items() if value is not None]
-        return (*words, "--enable-metrics", "--enable-cache-report")
+        """The launcher's options for this engine on loopback port ``port``; no key is among them."""
+        if self.kind == "transformers":
+            return command_light.arguments(self, port)
+        return command_sglang.arguments(self, port)
 
     def environment(self, inherited: Mapping[str, str], scratch: Path) -> dict[str, str]:
         """The engine's whole environment: a few inherited names, nothing that could switch a forbidden thing on.
@@ -148,29 +147,21 @@ class EngineSettings:
             scratch: A private directory for the engine's sockets and temporary files.
         """
         kept = {name: value for name, value in inherited.items() if name in _INHERITED}
-        own = {
+        common = {
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            # Collectives talk over loopback; by default they take the interface that the host name resolves to.
-            "GLOO_SOCKET_IFNAME": "lo",
-            "NCCL_SOCKET_IFNAME": "lo",
             "TMPDIR": str(scratch),
             "TOKENIZERS_PARALLELISM": "false",
         }
-        if self.data_parallel == 1:
-            # torch's own rendezvous listens on every interface. (Each of several replicas needs one of its own, which
-            # this variable cannot say: there the guest's firewall has to close the port.)
-            own["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{scratch}/rendezvous"
-        if self.device == "cpu":
-            # One thread: more of them fight over few cores until the engine crawls.
-            own |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return kept | own
+        if self.kind == "transformers":
+            return kept | common | command_light.environment()
+        return kept | common | command_sglang.environment(self, scratch)
 
 
-def _check_tuning(option: str, value: str) -> None:
-    if option in TUNING and value and not value.startswith("-"):
+def _check_tuning(option: str, value: str, allowed: frozenset[str]) -> None:
+    if option in allowed and value and not value.startswith("-"):
         return
-    reason = FORBIDDEN.get(option, "it is not on the list of options that only change speed or memory")
-    if option in TUNING:
+    reason = command_sglang.FORBIDDEN.get(option, "it is not on the list of options that only change speed or memory")
+    if option in allowed:
         reason = f"its value {value!r} is empty or another option"
     raise EngineSettingsError(f"engine option {option!r} is refused: {reason}", hint="remove it from the configuration")

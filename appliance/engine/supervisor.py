@@ -1,4 +1,4 @@
-"""Keeps one SGLang running: start, health gate, self-check, watch, restart with back-off, drain, stop.
+"""Keeps one engine running: start, health gate, self-check, watch, restart with back-off, drain, stop.
 
 Comes in: :class:`~appliance.engine.settings.EngineSettings` and the engine environment's Python. Goes out: a
 :class:`~appliance.engine.proxy.EngineClient` that works while the state is ``healthy``. Nothing reaches the engine
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from appliance.engine.counters import EngineCounters
-    from appliance.engine.endpoint import Endpoint
+    from appliance.engine.endpoint import Door, Endpoint
     from appliance.engine.settings import EngineSettings
 
 _log = structlog.get_logger(__name__)
@@ -75,12 +75,16 @@ class EngineSupervisor:
         settings: What to start.
         python: The engine environment's interpreter.
         timing: Its patience.
+        door: Its port and key, where another process must know them.
     """
 
-    def __init__(self, settings: EngineSettings, python: Path, *, timing: Timing | None = None) -> None:
+    def __init__(
+        self, settings: EngineSettings, python: Path, *, timing: Timing | None = None, door: Door | None = None
+    ) -> None:
         self._settings = settings
         self._python = python
         self._timing = timing or Timing()
+        self._door = door
         self._board = StatusBoard()
         self._process: EngineProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -214,7 +218,7 @@ class EngineSupervisor:
         self._change(EngineState.STARTING, "the engine loads")
         process = None
         try:
-            process = self._process = await EngineProcess.start(self._settings, self._python)
+            process = self._process = await EngineProcess.start(self._settings, self._python, self._door)
             await self._get_ready(process)
             process.output.serving()
             self._change(EngineState.HEALTHY)

@@ -1,4 +1,4 @@
-"""The worker's model server, from its configuration: an SGLang of our own, or one that somebody else runs.
+"""The worker's model server, from its configuration: one of our own, or one that somebody else runs.
 
 In: the configuration. Out: an :class:`Engine`, not started; and its description for the workload statement.
 """
@@ -53,7 +53,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """An SGLang that this worker starts and keeps running.
+    """An engine that this worker starts and keeps running.
 
     Args:
         directory: The checkpoint.
@@ -92,20 +92,7 @@ class LocalEngine:
             require_gpus(found, settings.tensor_parallel * settings.data_parallel)
         prepared = await open_directory(self._directory, self._model, _show)
         self._supervisor = EngineSupervisor(
-            EngineSettings(
-                model_dir=prepared.directory,
-                model_name=prepared.base_name,
-                device=settings.device,
-                context_length=settings.context_length,
-                max_total_tokens=settings.max_total_tokens,
-                max_active_requests=settings.max_active_requests,
-                tensor_parallel=settings.tensor_parallel,
-                data_parallel=settings.data_parallel,
-                reasoning_parser=settings.reasoning_parser,
-                tool_call_parser=settings.tool_call_parser,
-                self_check_prompt=settings.self_check_prompt,
-                self_check_pattern=settings.self_check_pattern,
-            ),
+            EngineSettings.of(settings, prepared.base_name, prepared.directory),
             prepared.environment.python,
         )
         await self._supervisor.start()
@@ -165,7 +152,7 @@ def open_engine(config: WorkerConfig) -> Engine:
         key = read_key(host.engine_key_file) if host.engine_key_file is not None else None
         check = SelfCheck(measured.base_model, settings.self_check_prompt, settings.self_check_pattern)
         return ForeignEngine(RemoteEngine(host.engine_url, key, self_check=check))
-    if settings.kind != "sglang":
+    if settings.kind == "openai":
         raise ConfigError(f"engine kind {settings.kind!r} needs host.engine_url")
     if host.model_dir is None:
         raise ConfigError(

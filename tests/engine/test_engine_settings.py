@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from appliance.engine.command_sglang import FORBIDDEN, TUNING
 from appliance.engine.errors import EngineSettingsError
-from appliance.engine.settings import FORBIDDEN, TUNING, EngineSettings
+from appliance.engine.settings import EngineSettings
 
 BASE: dict[str, Any] = {"model_dir": Path("/models/m"), "model_name": "m"}
 

@@ -13,12 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.engine.endpoint import HOST
 from appliance.engine.launcher import fork_guard, read_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-HOST = "127.0.0.1"
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:

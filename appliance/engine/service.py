@@ -1,0 +1,153 @@
+"""The program of ``chrysalis-engine.service``: keeps the guest's model server running on its fixed port.
+
+In: the configuration that the boot checked and wrote down, the key that it made (this user's copy), the model that it
+opened and mounted. Out: an OpenAI-compatible server at ``127.0.0.1:30000`` which wants that key on every route; the
+worker of the same guest watches it, asks it the known prompt and tells the machine's stages. Nothing of a request is
+logged; a server that ends or hangs is started again with a growing wait, for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import uvloop
+from pydantic import ValidationError
+
+from appliance import logs
+from appliance.boot.image import read_image
+from appliance.boot.system import System
+from appliance.config.guest import ENGINE_PORT
+from appliance.config.models import WorkerConfig
+from appliance.engine.endpoint import Door
+from appliance.engine.errors import EngineSettingsError
+from appliance.engine.remote import read_key
+from appliance.engine.settings import EngineSettings
+from appliance.engine.supervisor import EngineSupervisor, Timing
+from measurements.errors import ChrysalisError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from appliance.config.models import EngineConfig
+
+log = structlog.get_logger(__name__)
+
+MACHINE: Final = "/run/chrysalis/config/machine.json"
+KEY: Final = "/run/chrysalis/engine.key"
+MODEL: Final = "/run/chrysalis/model"
+PYTHON: Final = "/usr/lib/chrysalis-engine/bin/python"
+TIMING: Final = Timing(back_off_cap=120.0, restarts=sys.maxsize)
+"""A machine without an engine serves nothing anyway, so it is never given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is to run.
+
+    Attributes:
+        settings: The engine.
+        python: Its environment's interpreter.
+        door: Its port and key.
+        log_level: The lowest that is logged.
+    """
+
+    settings: EngineSettings
+    python: Path
+    door: Door
+    log_level: str
+
+    @classmethod
+    def read(cls, system: System) -> Service:
+        """What the boot and the image say.
+
+        Raises:
+            EngineSettingsError: Something is missing, or the image carries another kind of engine.
+            StageError: The image does not describe itself.
+        """
+        path = system.path(MACHINE)
+        try:
+            config = WorkerConfig.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise EngineSettingsError(
+                f"{path}: {type(error).__name__}", hint="see /v1/stages of the status port"
+            ) from None
+        measured = config.measured
+        assert measured.engine is not None  # noqa: S101 -- a worker's configuration has one; narrows the type
+        require_kind(measured.engine, image_engine(system))
+        return cls(
+            settings=EngineSettings.of(measured.engine, measured.base_model, system.path(MODEL)),
+            python=system.path(PYTHON),
+            door=Door(ENGINE_PORT, read_key(system.path(KEY))),
+            log_level=config.host.log_level,
+        )
+
+
+def image_engine(system: System) -> str | None:
+    """The kind of engine that the image carries, as its manifest names it; None where it carries none."""
+    engine = read_image(system).engine
+    return engine.name if engine is not None else None
+
+
+def require_kind(config: EngineConfig, carried: str | None) -> None:
+    """Check that the image carries what the measured configuration asks for.
+
+    Raises:
+        EngineSettingsError: It carries another kind of engine, or none.
+    """
+    if config.kind != carried:
+        raise EngineSettingsError(
+            f"the measured configuration asks for engine {config.kind!r}, the image carries {carried or 'none'}",
+            hint="change engine.kind in measured.toml, or use an image that carries that engine",
+        )
+
+
+async def run(service: Service, timing: Timing = TIMING) -> None:
+    """Keep the engine running until SIGTERM or SIGINT. The worker, which is told first, has let its answers end.
+
+    Raises:
+        EngineError: It was given up.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    supervisor = EngineSupervisor(service.settings, service.python, timing=timing, door=service.door)
+    stopped = asyncio.create_task(stop.wait(), name="engine-service-stop")
+    started = asyncio.create_task(supervisor.start(), name="engine-service-start")
+    try:
+        await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            started.result()
+            await stopped
+    finally:
+        stopped.cancel()
+        started.cancel()
+        await supervisor.stop()
+        await asyncio.wait({started, stopped})
+
+
+def main() -> int:
+    """Run until SIGTERM; the exit status."""
+    try:
+        service = Service.read(System())
+        logs.configure(service.log_level, as_json=True)
+        uvloop.run(run(service))
+    except ChrysalisError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    return 0
+
+
+def _withheld(kind: type[BaseException], *_: object) -> None:
+    """An unforeseen error's text may hold content of a request: the journal gets its kind only."""
+    sys.stderr.write(f"the engine's service ended with {kind.__name__}\n")
+
+
+if __name__ == "__main__":
+    sys.excepthook = _withheld
+    sys.exit(main())
