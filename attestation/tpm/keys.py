@@ -25,6 +25,14 @@ MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 4096
 _DEFAULT_EXPONENT = 65537
 
+HIERARCHIES: Mapping[str, int] = {
+    "owner": 0x40000001,
+    "null": 0x40000007,
+    "endorsement": 0x4000000B,
+    "platform": 0x4000000C,
+}
+"""Handles of the hierarchies whose primary keys are told apart (part 2, section 7.4)."""
+
 Key: TypeAlias = "rsa.RSAPublicKey | ec.EllipticCurvePublicKey"
 
 
@@ -75,6 +83,14 @@ class TpmPublic:
     def name(self) -> bytes:
         """The name by which the TPM knows it: hash algorithm and hash of the public area."""
         return self.name_algorithm.to_bytes(2, "big") + alg.digest(self.name_algorithm, self.raw)
+
+    def hierarchy(self, qualified: bytes) -> str:
+        """Of which hierarchy it is a primary key, by its qualified name; empty if of none that is known."""
+        for name, handle in HIERARCHIES.items():
+            digest = alg.digest(self.name_algorithm, handle.to_bytes(4, "big") + self.name)
+            if qualified == self.name_algorithm.to_bytes(2, "big") + digest:
+                return name
+        return ""
 
     @property
     def spki(self) -> bytes:

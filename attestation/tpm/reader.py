@@ -40,6 +40,7 @@ class TpmClaims:
         registers: SHA-256 registers 0 to 15.
         extra: The 32 bytes that the quote was asked for.
         clock: The TPM's clock.
+        hierarchy: Of which hierarchy the attestation key is a primary key, empty if of none that is known.
         logs: What the registers were extended with, ``None`` in a certificate.
         machine: Identifier of the machine, from the attestation key's certificate.
         root_key_id: SHA-384 of the root's public key, 48 bytes.
@@ -49,6 +50,7 @@ class TpmClaims:
     registers: Mapping[int, bytes]
     extra: bytes
     clock: Clock
+    hierarchy: str
     logs: BootLogs | None
     machine: bytes
     root_key_id: bytes
@@ -110,12 +112,17 @@ def read(data: bytes, roots: tuple[bytes, ...], now: float) -> tuple[TpmClaims |
     if not all(check.passed for check in checks):
         return None, checks
     registers = dict(zip(REGISTERS, evidence.registers, strict=True))
-    return (
-        TpmClaims(
-            registers, quote.extra, quote.clock, evidence.logs, chain.machine, chain.root_key_id, chain.expires_at
-        ),
-        checks,
+    claims = TpmClaims(
+        registers=registers,
+        extra=quote.extra,
+        clock=quote.clock,
+        hierarchy=key.hierarchy(quote.signer),
+        logs=evidence.logs,
+        machine=chain.machine,
+        root_key_id=chain.root_key_id,
+        expires_at=chain.expires_at,
     )
+    return claims, checks
 
 
 def _own_key(key: TpmPublic, chain: Chain) -> Check:

@@ -126,13 +126,11 @@ class Unchecked:
         """List what is left out, with what was seen."""
         if subject.tpm is None:
             return Finding(())
-        clock = subject.tpm.clock
-        age = f"powered {clock.milliseconds / 1000:.0f} s, reset {clock.resets} times, resumed {clock.restarts} times"
         seen = (
             ("tpm", "whoever runs the machine may emulate it, and the root was made for a run"),
             ("firmware (PCR 0 to 3, 5 to 7)", _values(subject.tpm.registers, FIRMWARE_REGISTERS)),
             ("other registers (PCR 8, 10, 13, 15)", _values(subject.tpm.registers, OTHER_REGISTERS)),
-            ("tpm clock", age if clock.safe else f"{age}, may have been set back"),
+            ("tpm clock", _age(subject.tpm)),
         )
         return Finding(tuple(Check(name, True, text, _UNCHECKED, checked=False) for name, text in seen))
 
@@ -164,6 +162,17 @@ def _replay_checks(claims: TpmClaims, replayed: Mapping[int, bytes]) -> tuple[Ch
 
 def _name(register: int) -> str:
     return f"PCR {register} ({COVERS[register]})"
+
+
+def _age(claims: TpmClaims) -> str:
+    """The clock in words; a TPM blinds its counters for keys that anybody may make (part 1, section 36.7)."""
+    clock = claims.clock
+    words = [f"powered {clock.milliseconds / 1000:.0f} s"]
+    if claims.hierarchy in {"endorsement", "platform"}:
+        words.append(f"reset {clock.resets} times, resumed {clock.restarts} times")
+    else:
+        words.append("its counts of resets blinded")
+    return ", ".join(words if clock.safe else [*words, "may have been set back"])
 
 
 def _values(registers: Mapping[int, bytes], which: tuple[int, ...]) -> str:

@@ -13,25 +13,32 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
-from appliance.lab.tpm_world import TpmWorld
 from attestation import policy
 from attestation.platforms import Tpm
+from attestation.tpm.evidence import TpmEvidence, parse_evidence
 from attestation.tpm.logs import LogFiles
 from attestation.tpm.references import TpmReference
 from attestation.verifier import Verifier
 from measurements import tpm as predictor
-from measurements.tpm import TpmPrediction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+
+    from appliance.lab.tpm_world import TpmWorld
+    from measurements.tpm import TpmPrediction
 
 PROGRAMS = ("swtpm", "swtpm_setup", "tpm2_quote")
 MEASURED = bytes(range(32))
 """Digest of the measured configuration of the machines made here."""
 
+DER = serialization.Encoding.DER
 _START_S = 20.0
 
 
@@ -151,6 +158,22 @@ class SoftwareTpm:
             self.process.wait(20)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A machine and what it showed for ``report_data``."""
+
+    world: TpmWorld
+    tpm: SoftwareTpm
+    prediction: TpmPrediction
+    report_data: bytes
+    certificate_form: bytes
+    fresh_form: bytes
+
+    @property
+    def evidence(self) -> TpmEvidence:
+        return parse_evidence(self.fresh_form)
+
+
 @contextlib.contextmanager
 def software_tpm(world: TpmWorld | None) -> Iterator[SoftwareTpm]:
     """A manufactured, started TPM; without a world it has no endorsement certificate.
@@ -218,4 +241,3 @@ def verifier(world: TpmWorld, *references: TpmReference, now: float | None = Non
 def values(registers: Mapping[int, bytes]) -> dict[int, str]:
     """Registers as hex, which tests compare more readably."""
     return {register: value.hex() for register, value in registers.items()}
-
