@@ -24,6 +24,17 @@ _INHERITED: Final = frozenset({
     "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "PATH",
     "TZ",
 })  # fmt: skip
+_COMPILER: Final = frozenset({"CC", "CXX", "NVCC_PREPEND_FLAGS", "TRITON_LIBCUDA_PATH"})
+"""Which compiler and driver library kernels are built with; an image's service file says it."""
+_CACHES: Final[Mapping[str, str]] = {
+    "CUDA_CACHE_PATH": "cuda",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "TVM_FFI_CACHE_DIR": "tvm-ffi",
+    "XDG_CACHE_HOME": "cache",
+}
+"""Where compiled kernels are kept: each library's variable, and its directory below the engine's private one."""
 _PARSER_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,40}$")
 _MODEL_NAME: Final = re.compile(r"^[A-Za-z0-9._/-]{1,200}$")
 
@@ -146,7 +157,8 @@ class EngineSettings:
             inherited: The supervisor's own environment.
             scratch: A private directory for the engine's sockets and temporary files.
         """
-        kept = {name: value for name, value in inherited.items() if name in _INHERITED}
+        allowed = _INHERITED if self.device == "cpu" else _INHERITED | _COMPILER
+        kept = {name: value for name, value in inherited.items() if name in allowed}
         common = {
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",

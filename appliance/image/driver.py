@@ -59,7 +59,10 @@ class ModuleRecipe(_Part):
 
 
 class TakenFiles(_Part):
-    """Files of one package or wheel: path in it → path in the image; a path that ends in ``/`` is a whole directory."""
+    """Files of one package or wheel: path in it → path in the image; a path that ends in ``/`` is a whole directory.
+
+    ``version`` is stated where it is not the driver's (packages) or where two locks hold the wheel (wheels).
+    """
 
     name: str
     files: dict[str, str] = Field(min_length=1)
@@ -198,7 +201,7 @@ def _take_from_wheel(entry: TakenFiles, path: Path, target: Path) -> None:
             if goes is None or member.is_dir() or member.filename.endswith("/__init__.py"):
                 continue
             with archive.open(member) as content:
-                _write(target, goes[1], content, executable=False)
+                _write(target, goes[1], content, executable=bool(member.external_attr >> 16 & stat.S_IXUSR))
             found.add(goes[0])
     _require_all(entry, found, path)
 
