@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from appliance.engine.progress import Progress as Report
 
 app = typer.Typer(help="Model volumes: packed the same anywhere, named by their root hash.", no_args_is_help=True)
-FileArgument = Annotated[Path, typer.Argument(help="The volume's file.", exists=True, dir_okay=False)]
+FileArgument = Annotated[Path, typer.Argument(help="The volume's file.", dir_okay=False)]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes that hash; one a processor by default.", min=1)]
 
 
