@@ -40,6 +40,8 @@ REFUSED_DIGEST: Final = hashlib.sha256(b"chrysalis configuration refused v1\0").
 """What register 14 is extended with where no configuration was accepted."""
 MACHINE_FILE: Final = "machine.json"
 """The worker's configuration as JSON, without a secret: what worker, engine and status port read."""
+OWNER_PAGE_FILE: Final = "owner-page.sha256"
+"""Digest of the key that opens the worker's page; empty where the owner set none."""
 _FW_CFG_NAMES: Final[Mapping[str, str]] = {
     "measured.toml": "measured",
     "owner.toml": "owner",
@@ -147,6 +149,7 @@ def publish(
     """Write what the services read, once the platform is known."""
     worker = config.worker(gas_key=gas_key, platform=platform, quote_source=quote_source)
     write_atomically(system.config / MACHINE_FILE, worker.model_dump_json().encode(), 0o444)
+    write_atomically(system.config / OWNER_PAGE_FILE, (config.host.owner_page_sha256 or "").encode(), 0o444)
 
 
 def _from_fw_cfg(directory: Path) -> dict[str, bytes]:

@@ -6,6 +6,8 @@ and nothing of a request, an answer or a client is known to it.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from appliance.boot import posture
+from appliance.boot.configuration import OWNER_PAGE_FILE
 from appliance.boot.stages import failed, read_stages
 from appliance.config.guest import STATUS_PORT
 from attestation.errors import AttestationError
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 MAX_POSTURE_BYTES: Final = 1 << 18
 MAX_PAGE_BYTES: Final = 1 << 20
+MAX_DIGEST_BYTES: Final = 64
 MAX_WAITING: Final = 64
 NONCE_BYTES: Final = 32
 WORKER_PAGES: Final = frozenset({"health", "status", "engine", "metrics"})
@@ -97,8 +101,18 @@ class Pages:
             self._waiting -= 1
         return web.Response(body=bundle, content_type="application/cbor")
 
+    def _is_owner(self, authorization: str) -> bool:
+        try:
+            wanted = self._system.read(f"/run/chrysalis/config/{OWNER_PAGE_FILE}", MAX_DIGEST_BYTES)
+        except OSError:
+            return False
+        seen = hashlib.sha256(authorization.removeprefix("Bearer ").encode()).hexdigest().encode()
+        return bool(wanted) and hmac.compare_digest(seen, wanted)
+
     async def _worker(self, request: web.Request) -> web.Response:
-        """A page of the worker, as it is."""
+        """A page of the worker, as it is, for its owner: running counters tell a watcher how long answers are."""
+        if not self._is_owner(request.headers.get("Authorization", "")):
+            return _problem(401, "this page is the owner's", "Authorization: Bearer <the key of owner_page_sha256>")
         page = request.match_info["page"]
         if page not in WORKER_PAGES:
             return _problem(404, "no such page", ", ".join(sorted(WORKER_PAGES)))

@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from appliance.config.models import (
     MAX_TIMEOUT_S,
+    Hex32,
     HostPort,
     LiteserverConfig,
     MeasuredConfig,
@@ -38,7 +39,8 @@ class GuestHost(Model):
     """The host's text of a guest (``host.toml``).
 
     ``attestation_ca`` certifies a TPM's attestation key, ``time_authority`` makes time-stamps, ``collateral`` serves
-    what quotes are verified with; all are asked over HTTP, and none is trusted.
+    what quotes are verified with; all are asked over HTTP, and none is trusted. ``owner_page_sha256`` is the SHA-256 of
+    the bearer key (hex) that opens the worker's own page on the attested port; without it nobody reads that page.
     """
 
     liteservers: Annotated[tuple[LiteserverConfig, ...], Field(min_length=1, max_length=64)]
@@ -51,6 +53,7 @@ class GuestHost(Model):
     drain_s: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S)] = 30.0
     log_level: Literal["info", "warning", "error"] = "info"
     pow_max_difficulty: Annotated[int, Field(ge=0, le=40)] = 28
+    owner_page_sha256: Hex32 | None = None
 
 
 class GuestConfig(Model):
@@ -81,7 +84,7 @@ class GuestConfig(Model):
             platform: What makes quotes here; the policy's own by default.
             quote_source: Where they are made, for platforms that need to know.
         """
-        host = self.host.model_dump(mode="json", exclude={"time_authority"})
+        host = self.host.model_dump(mode="json", exclude={"time_authority", "owner_page_sha256"})
         owner = self.owner.model_dump(mode="json")
         if gas_key:
             owner["gas_key_file"] = str(GAS_KEY)
