@@ -126,7 +126,7 @@ def test_secrets_have_one_reader_and_the_rest_none(tmp_path: Path) -> None:
     assert configuration.hand_on(system, handed, OWNERS)
     configuration.publish(system, config, gas_key=True, platform="tpm", quote_source="/run/chrysalis/tpm/worker")
     files = {path.name: path for path in system.config.iterdir()}
-    assert set(files) == {"gas.key", "engine.key", "machine.json"}
+    assert set(files) == {"gas.key", "engine.key", "machine.json", "owner-page.sha256"}
     for name in ("gas.key", "engine.key"):
         assert stat.S_IMODE(files[name].stat().st_mode) == 0o400
     assert files["gas.key"].read_bytes() == b"seed"
