@@ -23,7 +23,8 @@ TUNING: Final = frozenset({
     "--kv-cache-dtype", "--max-prefill-tokens", "--page-size", "--quantization", "--sampling-backend",
     "--schedule-conservativeness", "--schedule-policy", "--stream-interval",
 })  # fmt: skip
-"""Options that change speed or memory only; each takes one value."""
+"""Options that change speed or memory only; each takes one value. SGLang 0.5.19 (on a CPU) and 0.5.10.post1 (the GPU
+image's) know all of them."""
 
 FORBIDDEN: Final[Mapping[str, str]] = {
     "--admin-api-key": "keys are made at start and never stand on a command line",
@@ -42,6 +43,16 @@ FORBIDDEN: Final[Mapping[str, str]] = {
     "--trust-request-chat-template": "it runs a template from a request",
 }
 """Why the options that a worker must never set are refused."""
+
+_CACHES: Final[Mapping[str, str]] = {
+    "CUDA_CACHE_PATH": "cuda",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "TVM_FFI_CACHE_DIR": "tvm-ffi",
+    "XDG_CACHE_HOME": "cache",
+}
+"""Where compiled kernels are kept: each library's variable, and its directory below the engine's private one."""
 
 
 def arguments(settings: EngineSettings, port: int) -> tuple[str, ...]:
@@ -86,4 +97,6 @@ def environment(settings: EngineSettings, scratch: Path) -> dict[str, str]:
     if settings.device == "cpu":
         # One thread: more of them fight over few cores until the engine crawls.
         own |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    else:
+        own |= {variable: f"{scratch}/{name}" for variable, name in _CACHES.items()}
     return own

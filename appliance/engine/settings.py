@@ -26,15 +26,6 @@ _INHERITED: Final = frozenset({
 })  # fmt: skip
 _COMPILER: Final = frozenset({"CC", "CXX", "NVCC_PREPEND_FLAGS", "TRITON_LIBCUDA_PATH"})
 """Which compiler and driver library kernels are built with; an image's service file says it."""
-_CACHES: Final[Mapping[str, str]] = {
-    "CUDA_CACHE_PATH": "cuda",
-    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
-    "TORCHINDUCTOR_CACHE_DIR": "inductor",
-    "TRITON_CACHE_DIR": "triton",
-    "TVM_FFI_CACHE_DIR": "tvm-ffi",
-    "XDG_CACHE_HOME": "cache",
-}
-"""Where compiled kernels are kept: each library's variable, and its directory below the engine's private one."""
 _PARSER_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,40}$")
 _MODEL_NAME: Final = re.compile(r"^[A-Za-z0-9._/-]{1,200}$")
 
