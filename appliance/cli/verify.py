@@ -22,12 +22,15 @@ from attestation.errors import AttestationError, RefusedError
 from attestation.evidence import parse_bundle
 from attestation.policy import for_name
 from attestation.ratls import Identity, RatlsDialer, open_pool
+from attestation.tpm.references import TpmReference
 from attestation.verifier import Verifier
+from measurements import tpm
 
 if TYPE_CHECKING:
     from attestation.verdict import Verdict
 
 MAX_FILE_BYTES = 4 << 20
+MAX_IMAGE_BYTES = 1 << 30
 _PEER = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
@@ -40,10 +43,20 @@ class Policy(StrEnum):
     fake_tdx = "fake_tdx"
 
 
+class Boot(StrEnum):
+    """How an image is started."""
+
+    disk = "disk"
+    direct = "direct"
+
+
 def verify(
     target: Annotated[str, typer.Argument(help="host:port of a peer, or a file: certificate or bundle.")],
     policy: Annotated[Policy, typer.Option(help="simulated: a root you name; no assurance.")] = Policy.tdx,
     root: Annotated[list[Path] | None, typer.Option(help="A simulated world's root certificate.")] = None,
+    tpm_root: Annotated[list[Path] | None, typer.Option(help="A TPM world's root certificate.")] = None,
+    uki: Annotated[list[Path] | None, typer.Option(help="An image that a TPM machine may have booted.")] = None,
+    boot: Annotated[Boot, typer.Option(help="How it was started.")] = Boot.disk,
     collateral: Annotated[str | None, typer.Option(help="A file, a directory or a service's address.")] = None,
     nonce: Annotated[str | None, typer.Option(help="The nonce a bundle must answer (64 hex digits).")] = None,
     image: Annotated[str | None, typer.Option(help="The image hash to expect (64 hex digits).")] = None,
@@ -51,8 +64,13 @@ def verify(
 ) -> None:
     """Judge evidence; exit 0 only when every check passes (and the image is the expected one)."""
     output = Output(as_json=as_json)
-    roots = tuple(_read(path) for path in root or ())
-    verifier = Verifier(for_name(policy.value, simulated_roots=roots), open_source(collateral))
+    demanded = for_name(
+        policy.value,
+        simulated_roots=tuple(_read(path) for path in root or ()),
+        tpm_roots=tuple(_read(path) for path in tpm_root or ()),
+        tpm_references=tuple(_reference(path, boot) for path in uki or ()),
+    )
+    verifier = Verifier(demanded, open_source(collateral))
     verdict = asyncio.run(_judge(target, verifier, nonce))
     for line in verdict.explain():
         output.say(line)
@@ -94,12 +112,18 @@ async def _peer(target: str, verifier: Verifier) -> Verdict:
     return verdict
 
 
-def _read(path: Path) -> bytes:
+def _reference(path: Path, boot: Boot) -> TpmReference:
+    """What a machine measures that boots the image in a file; its configuration is left open."""
+    image = _read(path, limit=MAX_IMAGE_BYTES)
+    return TpmReference(path.name, tpm.predict(image, boot=boot.value).registers)
+
+
+def _read(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
     try:
         with path.open("rb") as handle:
-            data = handle.read(MAX_FILE_BYTES + 1)
+            data = handle.read(limit + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint="name host:port, a certificate or a bundle") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} is over {MAX_FILE_BYTES} bytes", hint="this is no evidence")
+    if len(data) > limit:
+        raise ConfigError(f"{path} is over {limit} bytes", hint="this is no evidence")
     return data
