@@ -43,6 +43,7 @@ POLL_S = 0.1
 WATCH_S = 1.0
 POWERDOWN_S = 30.0
 QUIT_S = 10.0
+CONTROL_S = 10.0
 TAIL_LINES = 15
 PORT_ATTEMPTS = 3
 _PORT_TAKEN = "Could not set up host forwarding rule"
@@ -291,7 +292,7 @@ def _end_qemu(vm: RunningVm, seconds: float) -> str:
         if patience <= 0:
             continue
         try:
-            with Control(vm.directory) as control:
+            with Control(vm.directory, CONTROL_S) as control:
                 control.ask(command)
         except ControlError:
             if qemu.wait(0):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from appliance.host.launch import RunningVm
 
-ANSWER_S = 10.0
+ANSWER_S = 5.0
 POLL_S = 1.0
 MAX_ANSWER_BYTES = 1 << 20
 ENDED = frozenset({"done", "skipped"})

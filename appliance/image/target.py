@@ -20,7 +20,7 @@ from appliance.image.errors import ImageError
 from appliance.image.gpt import SECTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # linux/fs.h
 _BLKSSZGET = 0x1268
@@ -137,32 +137,44 @@ def require_free(path: Path) -> None:
     folder = _sysfs(path)
     if not folder.is_dir():
         raise TargetError(f"{path}: the kernel does not know this block device")
+    check_disk(folder, list(_mounts()), list(_swaps()))
+
+
+def check_disk(folder: Path, mounts: Sequence[tuple[str, str]], swaps: Sequence[str]) -> None:
+    """As :func:`require_free`, for a disk's directory below ``/sys/devices``.
+
+    Args:
+        folder: The directory, its name the disk's.
+        mounts: ``major:minor`` and mount point of what is mounted.
+        swaps: ``major:minor`` of swap spaces.
+
+    Raises:
+        TargetError: What uses it is named.
+    """
     if (folder / "partition").exists():
         raise TargetError(
-            f"{path} is a partition, expected a whole disk", hint=f"its disk is /dev/{folder.resolve().parent.name}"
+            f"{folder.name} is a partition, expected a whole disk", hint=f"its disk is /dev/{folder.parent.name}"
         )
     if _text(folder / "ro") == "1":
-        raise TargetError(f"{path} is read-only")
-    parts = [folder, *(entry.parent for entry in folder.glob("*/partition"))]
+        raise TargetError(f"{folder.name} is read-only")
+    parts = [folder, *sorted(entry.parent for entry in folder.glob("*/partition"))]
     numbers = {_text(part / "dev"): part.name for part in parts}
-    for number, where in _mounts():
+    for number, where in mounts:
         if number in numbers:
             raise TargetError(
                 f"{numbers[number]} is mounted on {where}", hint=f"umount {where}, if it is the right disk"
             )
-    for number in _swaps():
+    for number in swaps:
         if number in numbers:
-            raise TargetError(
-                f"{numbers[number]} is swap space", hint=f"swapoff /dev/{numbers[number]}, if it is the right disk"
-            )
+            name = numbers[number]
+            raise TargetError(f"{name} is swap space", hint=f"swapoff /dev/{name}, if it is the right disk")
     for part in parts:
-        holders = sorted(entry.name for entry in (part / "holders").glob("*"))
+        holders = sorted(entry for entry in (part / "holders").glob("*"))
         if holders:
-            names = ", ".join(
-                f"{name} ({_text(Path('/sys/class/block') / name / 'dm/name') or 'md'})" for name in holders
-            )
+            mapped = [_text(holder / "dm/name") or holder.name for holder in holders]
             raise TargetError(
-                f"{part.name} is used by {names}", hint="LVM, RAID or encryption: take it down, if it is the right disk"
+                f"{part.name} is used by {', '.join(mapped)}",
+                hint="LVM, RAID or encryption: take it down, if it is the right disk",
             )
 
 
@@ -224,7 +236,7 @@ def _number(name: str) -> str:
 
 
 def _sysfs(path: Path) -> Path:
-    return Path("/sys/dev/block") / _number(str(path))
+    return (Path("/sys/dev/block") / _number(str(path))).resolve()
 
 
 def _text(path: Path) -> str:
