@@ -187,8 +187,8 @@ class HostConfig(Model):
 
     ``status`` (loopback only) serves health, metrics and the stages; ``drain_s`` is what running requests get after
     SIGTERM. ``platform`` is what makes this machine's evidence; without it, what the policy's name says.
-    ``quote_source`` belongs to it: a quoting service's socket (``simulated``), another configfs directory (``tdx``), a
-    TPM's TCTI (``tpm``). ``attestation_ca`` certifies a TPM's attestation key (URL).
+    ``quote_source`` belongs to it: a quoting service's socket (``simulated``), another configfs directory (``tdx``),
+    another directory for key and certificates (``tpm``). ``attestation_ca`` certifies a TPM's attestation key (URL).
     """
 
     state_dir: Path

@@ -21,15 +21,17 @@ def open_platform(
     *,
     directory: Path | None = None,
     attestation_ca: str | None = None,
+    tcti: str | None = None,
 ) -> Platform | None:
     """A platform by its name.
 
     Args:
         name: ``tdx``, ``simulated``, ``fake_tdx``, ``tpm``; ``none`` or the policy ``any`` for no evidence at all.
         quote_source: For ``simulated`` the quoting service's socket, for ``tdx`` another configfs directory, for
-            ``tpm`` another TCTI than the kernel's resource manager.
+            ``tpm`` another directory for key and certificates.
         directory: For ``tpm`` where key and certificates are kept.
         attestation_ca: For ``tpm`` the authority's address.
+        tcti: For ``tpm`` another TPM than the kernel's resource manager, as tpm2-tools name it.
 
     Returns:
         ``None`` for a peer that shows no evidence.
@@ -48,7 +50,8 @@ def open_platform(
     if name == "tdx":
         return ConfigfsTdx(Path(quote_source) if quote_source else REPORTS)
     if name == "tpm":
-        if directory is None:
+        kept = Path(quote_source) if quote_source else directory
+        if kept is None:
             raise CollectionError("platform 'tpm' without a directory for its key and certificates")
-        return Tpm(quote_source, directory, attestation_ca)
+        return Tpm(tcti, kept, attestation_ca)
     raise CollectionError(f"no platform is called {name!r}", hint="tdx, simulated, fake_tdx, tpm or none")

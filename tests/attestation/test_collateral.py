@@ -271,6 +271,7 @@ async def test_platforms_by_policy(tmp_path: Path) -> None:
     assert isinstance(open_platform("tdx"), ConfigfsTdx)
     assert open_platform("none") is None
     assert isinstance(open_platform("tpm", directory=tmp_path), Tpm)
+    assert isinstance(open_platform("tpm", str(tmp_path), tcti="swtpm"), Tpm)
     for policy_name, source in (("simulated", None), ("tpm", None), ("sgx", None)):
         with pytest.raises(CollectionError):
             open_platform(policy_name, source)

@@ -164,7 +164,6 @@ def test_configuration_becomes_policy_and_platform(
             "state_dir": tmp_path,
             "liteservers": [{"address": "127.0.0.1:1", "key": ""}],
             "platform": "tpm",
-            "quote_source": made.tpm.tcti,
             "attestation_ca": "http://127.0.0.1:1",
         }
     )
