@@ -39,10 +39,9 @@ fmt *args:
     @ruff format "$@" .
     @ruff check --fix-only .
 
-# make the lock files anew from their inputs; review the difference
+# make the lock files anew from their inputs, say what changes, and leave it for review
 lock *args:
-    @python scripts/lock.py "$@"
-    @python scripts/lock_engine.py
+    @python scripts/lock_all.py "$@"
 
 # ratios within one run; figures for docs/performance.md
 bench *args:

@@ -27,8 +27,6 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a lock would change")
     parser.add_argument("--wheels", action="store_true", help="only the wheel locks; needs the package index alone")
     parser.add_argument("--index", action="store_true", help="only write the index of locks; needs no network")
-    # `just lock --upgrade` reaches every lock script; package locks always take the newest version.
-    parser.add_argument("--upgrade", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.index:
         print(f"{INDEX}: {'written' if write_index(ROOT) else 'unchanged'}")

@@ -47,6 +47,12 @@ SURFACE = {
     "appliance.gateway": """
         AdmissionError Gateway GatewayError GatewayStatus KeyFileError SettlementError run
     """,
+    "appliance.image": """
+        ArchiveUnreachableError Archives BuildError ImageError IndexDiffersError InputDiffersError InputError
+        InputGoneError LockError LockFormatError LockedPackage LockedWheel MissingToolError PackageLock ResolveError
+        SignatureRefusedError WheelLock build_guest_wheel build_tools_wheel make_locks make_wheel_locks read_lock
+        read_wheel_lock
+    """,
     "appliance.lab": "Demonstration DevNet Economy LabError LiteServer StubEngine SyntheticTdx TpmWorld Tvm World",
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
     "appliance.model": """
@@ -69,7 +75,7 @@ HEAVY = frozenset([
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
 ])  # fmt: skip
 ROOMS = frozenset(
-    ["accounting", "chain", "cli", "client", "config", "engine", "gateway", "lab", "model", "wire", "worker"]
+    ["accounting", "chain", "cli", "client", "config", "engine", "gateway", "image", "lab", "model", "wire", "worker"]
 )
 
 
