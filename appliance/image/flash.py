@@ -121,11 +121,12 @@ def flash(
     with open_artefact(release, entry) as source:
         head = source.read(HEAD_BYTES)
         table = parse_table(head, entry.size // SECTOR)
+        used = (table.end + 1) * SECTOR
         needed = _needed(table, volume, extra.state)
         with open_target(to, needed, size, overwrite=overwrite) as target:
             table = _table(table, target.size // SECTOR, volume, extra.state)
             try:
-                written = [_copy(source, head, entry, target, report)]
+                written = [_copy(source, head, entry, target, report, used=used)]
                 written += _fill(target, table, volume)
                 written += _finish(target, table)
             except OSError as error:
@@ -161,8 +162,18 @@ def _copy(
     entry: Artefact,
     target: Target,
     report: Callable[[str, int, int], None],
+    *,
+    used: int,
 ) -> Written:
     """Write the image between its two tables; the tables themselves are of this disk and come last.
+
+    Args:
+        source: The image's file, behind its head.
+        head: What was read of it.
+        entry: What the manifest says of it.
+        target: Where to.
+        report: Told the step in words, bytes done, and bytes in all.
+        used: Where the image's last partition ends; what is put behind it may begin there.
 
     Raises:
         ReleaseError: What was read is not the manifest's disk. Nothing on the target boots then.
@@ -170,13 +181,11 @@ def _copy(
     _write(target, 0, bytes(HEAD_BYTES))  # whatever was there before does not boot either
     _write(target, target.size - TAIL_BYTES, bytes(TAIL_BYTES))
     whole, body = hashlib.sha256(head), hashlib.sha256()
-    position, end, unsynced = HEAD_BYTES, entry.size - TAIL_BYTES, 0
+    position, before_tail, unsynced = HEAD_BYTES, entry.size - TAIL_BYTES, 0
     while data := source.read(CHUNK_BYTES):
         whole.update(data)
-        inside = data[: max(end - position, 0)]
-        if inside:
-            body.update(inside)
-            _write(target, position, inside)
+        body.update(data[: max(used - position, 0)])
+        _write(target, position, data[: max(before_tail - position, 0)])
         position += len(data)
         unsynced += len(data)
         if unsynced >= SYNC_BYTES:
@@ -184,7 +193,7 @@ def _copy(
             unsynced = 0
         report("writing", position, entry.size)
     require_digest(entry, whole.hexdigest())
-    return Written("the image", HEAD_BYTES, end - HEAD_BYTES, body.digest())
+    return Written("the image", HEAD_BYTES, used - HEAD_BYTES, body.digest())
 
 
 def _fill(target: Target, table: Table, volume: bytes | None) -> list[Written]:
