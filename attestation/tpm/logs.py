@@ -162,7 +162,7 @@ def _systemd(data: bytes, path: Path) -> list[SystemEvent]:
     for text in data.split(_RECORD_START)[1:]:
         try:
             value = json.loads(text)
-            if "pcr" not in value:  # extensions of indexes that are no registers
+            if isinstance(value, dict) and "pcr" not in value:  # extensions of indexes that are no registers
                 continue
             digest = next(item["digest"] for item in value["digests"] if item["hashAlg"] == "sha256")
             content = value.get("content", {})

@@ -1,0 +1,175 @@
+"""What is read from the running machine: its logs, and which platform it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import tpm_support as support
+
+from attestation.errors import CollectionError, EvidenceError
+from attestation.platforms import Tpm, detect
+from attestation.tpm import logs
+from attestation.tpm.logs import BootLogs, LogFiles, SystemEvent, gather, record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> LogFiles:
+    return LogFiles(
+        firmware=tmp_path / "firmware", systemd=tmp_path / "systemd", kernel=tmp_path / "kernel", own=tmp_path / "own"
+    )
+
+
+def systemd_record(register: int | None, word: str, **more: object) -> bytes:
+    """One record as ``tpm2_log_event`` writes it: digests of every active bank, what it is, when."""
+    digests = [{"hashAlg": name, "digest": hashlib.new(name, word.encode()).hexdigest()} for name in ("sha1", "sha256")]
+    content = {"eventType": "phase", "string": word, "bootId": "0" * 32, "timestamp": 1}
+    value = {"digests": digests, "content_type": "systemd", "content": content, **more}
+    if register is not None:
+        value["pcr"] = register
+    return b"\x1e" + json.dumps(value).encode() + b"\n"
+
+
+def kernel_entry(content: bytes, template: bytes = b"ima-ng", register: int = 10) -> bytes:
+    head = register.to_bytes(4, "little") + hashlib.sha1(content, usedforsecurity=False).digest()
+    return head + len(template).to_bytes(4, "little") + template + len(content).to_bytes(4, "little") + content
+
+
+def test_all_logs_are_gathered_in_order(files: LogFiles) -> None:
+    files.firmware.write_bytes(support.tcg2_log([(4, 5, b"\x44" * 32, b"calling")]))
+    files.systemd.write_bytes(systemd_record(11, "enter-initrd") + systemd_record(None, "nvpcr", nvindex=1))
+    files.kernel.write_bytes(kernel_entry(b"boot_aggregate") + kernel_entry(b"second"))
+    record(files.own, SystemEvent(14, b"\x14" * 32, "measured configuration"))
+    found = gather(files)
+    assert found.firmware == files.firmware.read_bytes()
+    assert [(event.register, event.text) for event in found.system] == [
+        (11, "phase: enter-initrd"),
+        (10, "integrity: ima-ng"),
+        (10, "integrity: ima-ng"),
+        (14, "measured configuration"),
+    ]
+    assert found.system[0].digest == hashlib.sha256(b"enter-initrd").digest()
+    assert found.system[1].digest == hashlib.sha256(b"boot_aggregate").digest()
+    assert set(found.replay()) == {4, 10, 11, 14}
+    assert BootLogs.decode(found.encode()) == found
+    assert files.own.stat().st_mode & 0o444 == 0o444
+
+
+def test_a_log_that_is_not_there_has_no_events(files: LogFiles) -> None:
+    assert gather(files) == BootLogs(b"", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("systemd", b"\x1e{"),
+        ("systemd", b"\x1e[]\n"),
+        ("systemd", b'\x1e{"pcr": 11}\n'),
+        ("systemd", b'\x1e{"pcr": 11, "digests": []}\n'),
+        ("systemd", b'\x1e{"pcr": 99, "digests": [{"hashAlg": "sha256", "digest": "' + b"00" * 32 + b'"}]}\n'),
+        ("systemd", b'\x1e{"pcr": 11, "digests": [{"hashAlg": "sha256", "digest": "00"}]}\n'),
+        ("systemd", b'\x1e{"pcr": 11, "digests": 1}\n'),
+        ("systemd", b"\x1e" + b"[" * 5000),
+        ("kernel", kernel_entry(b"content")[:-1]),
+        ("kernel", kernel_entry(b"content", register=99)),
+        ("kernel", bytes(24) + b"\xff\xff\xff\xff"),
+        ("own", b"text\n"),
+        ("own", b'{"pcr": 14, "sha256": "00", "text": ""}\n'),
+        ("own", b'{"pcr": 14}\n'),
+        ("firmware", bytes(logs.MAX_FILE + 1)),
+    ],
+)
+def test_logs_of_the_machine_that_are_none(files: LogFiles, name: str, content: bytes) -> None:
+    path: Path = getattr(files, name)
+    path.write_bytes(content)
+    with pytest.raises(CollectionError, match=str(path)):
+        gather(files)
+
+
+def test_more_events_than_fit_into_evidence(files: LogFiles) -> None:
+    line = b'{"pcr": 14, "sha256": "' + b"00" * 32 + b'", "text": ""}\n'
+    files.own.write_bytes(line * logs.MAX_EVENTS)
+    assert len(gather(files).system) == logs.MAX_EVENTS
+    files.own.write_bytes(line * (logs.MAX_EVENTS + 1))
+    with pytest.raises(CollectionError, match="at most 512"):
+        gather(files)
+
+
+def test_an_event_out_of_bounds_is_not_recorded(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError):
+        record(tmp_path / "own", SystemEvent(24, bytes(32), ""))
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_log_that_may_not_be_read(files: LogFiles) -> None:
+    files.firmware.mkdir()
+    with pytest.raises(CollectionError, match="cannot be read") as caught:
+        gather(files)
+    assert "snapshot" in caught.value.hint
+
+
+async def test_a_snapshot_comes_before_the_files(made: support.Made, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    service = Tpm(made.tpm.tcti, tmp_path, snapshot=snapshot, files=made.tpm.files)
+    assert service._logs() == gather(made.tpm.files)
+    snapshot.write_bytes(BootLogs(b"other", ()).encode())
+    assert service._logs().firmware == b"other"
+    snapshot.write_bytes(b"damaged")
+    with pytest.raises(CollectionError, match="are damaged"):
+        service._logs()
+    snapshot.unlink()
+    snapshot.mkdir()
+    with pytest.raises(CollectionError, match="cannot be read"):
+        service._logs()
+
+
+def machine(root: Path, *paths: str, **texts: str) -> Path:
+    for path in paths:
+        (root / path).mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        path = (
+            root
+            / {
+                "cpuinfo": "proc/cpuinfo",
+                "version": "sys/class/tpm/tpm0/tpm_version_major",
+                "vendor": "sys/class/dmi/id/sys_vendor",
+            }[name]
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("paths", "texts", "platform", "why"),
+    [
+        ((), {}, "none", "tpm: no (no /sys/class/tpm/tpm0)"),
+        (("dev/tpmrm0",), {"version": "2\n", "vendor": "QEMU\n"}, "tpm", "tpm: yes (a TPM 2.0 on QEMU)"),
+        ((), {"version": "2\n"}, "none", "tpm: found, not usable (a TPM 2.0 without /dev/tpmrm0"),
+        (("dev/tpmrm0",), {"version": "1\n"}, "none", "tpm: found, not usable (a TPM of version 1, expected 2)"),
+        (
+            ("dev/tpmrm0", "sys/kernel/config/tsm/report"),
+            {"cpuinfo": "flags : fpu tdx_guest\n", "version": "2"},
+            "tdx",
+            "tdx: yes (a TDX guest",
+        ),
+        ((), {"cpuinfo": "flags : fpu tdx_guest\n"}, "none", "tdx: found, not usable (a TDX guest without"),
+        (("dev/sev-guest",), {}, "none", "snp: found, not usable (/dev/sev-guest is there"),
+    ],
+)
+def test_detection_says_what_it_found_and_why(
+    tmp_path: Path, paths: tuple[str, ...], texts: dict[str, str], platform: str, why: str
+) -> None:
+    found = detect(machine(tmp_path, *paths, **texts))
+    assert found.platform == platform
+    assert len(found.findings) == 3
+    assert any(line.startswith(why) for line in found.explain()), found.explain()
+
+
+def test_detection_looks_at_this_machine() -> None:
+    assert detect().explain()[0].startswith("platform ")
