@@ -22,7 +22,7 @@ CONFIGURATION = Configuration("m = 1\n", "o = 1\n", "h = 1\n", SECRET)
 def machine(**changes: Any) -> Machine:
     values: dict[str, Any] = {
         "name": "w1",
-        "directory": Path("/home/owner/vm/w1"),
+        "directory": Path("/var/lib/vm/w1"),
         "image": IMAGE,
         "accel": "tcg",
         "forwards": (Forward(STATUS_PORT, 20001),),
