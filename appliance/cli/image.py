@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from appliance.boot.configuration import Handed, check
 from appliance.boot.volume import GAS_KEY, TEXTS
+from appliance.cli.image_build import build_command, check_command, fetch_command
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.config import home
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 app = typer.Typer(help="The image as files: signed, checked, put onto disks, exported.", no_args_is_help=True)
+app.command("fetch")(fetch_command)
+app.command("build")(build_command)
+app.command("check")(check_command)
 
 MAX_TEXT_BYTES = 256 * 1024
 

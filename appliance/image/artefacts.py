@@ -24,11 +24,13 @@ KERNEL = "chrysalis.vmlinuz"
 INITRD = "chrysalis.initrd"
 ROOT = "chrysalis.root.raw"
 VERITY = "chrysalis.root-verity.raw"
+ROOT_FILES = "chrysalis.root.files"
+INITRD_FILES = "chrysalis.initrd.files"
 FIRMWARE_CODE = "OVMF_CODE.fd"
 FIRMWARE_VARIABLES = "OVMF_VARS.fd"
 FIRMWARE = "OVMF.fd"
 SBOM = "sbom.cdx.json"
-BUILT = (DISK, UKI, KERNEL, INITRD, ROOT, VERITY)
+BUILT = (DISK, UKI, KERNEL, INITRD, ROOT, VERITY, ROOT_FILES, INITRD_FILES)
 """What mkosi makes, under the names of a release."""
 
 # Where Debian's ovmf package has them. 4M: the variant without Secure Boot, with a store for 4 MiB flash.

@@ -17,20 +17,21 @@ from appliance.config.home import home
 from appliance.engine.progress import Progress, ignore_progress
 from appliance.image import artefacts, seal, staging
 from appliance.image.commands import Commands
+from appliance.image.describe import make_manifest
 from appliance.image.errors import BuildError
 from appliance.image.fetch import cache, deb_path
 from appliance.image.fetch_repository import make_repository
 from appliance.image.lock import read_lock
 from appliance.image.profiles import Recipe, read_recipe
+from appliance.image.source import SOURCE
 from appliance.image.tools_tree import inside, make_tools_tree
+from appliance.image.trees import TreeContext, engine_version, make_trees
+from measurements.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from appliance.engine.progress import ProgressCallback
-
-SOURCE = Path(__file__).resolve().parents[2]
-"""The checkout that this program runs from."""
 
 _STEPS = ("tools", "packages", "staging", "mkosi", "artefacts")
 
@@ -45,6 +46,7 @@ class BuildRequest:
         output: The release's directory; ``<home>/image/<profile>`` when not given.
         work: Scratch space, removed afterwards; beside the output when not given.
         source: The checkout.
+        release: Number of the release, which only rises; 0 for a build that nobody releases.
     """
 
     profile: str
@@ -52,6 +54,7 @@ class BuildRequest:
     output: Path | None = None
     work: Path | None = None
     source: Path = SOURCE
+    release: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,8 @@ def build(
         with clock.step("packages"):
             repository = make_repository(recipe.locks)
         with clock.step("staging"):
-            trees = _trees(recipe, work)
+            settings = _Settings.read(recipe)
+            trees = _trees(recipe, settings, work, tools, commands)
             staging.stage(recipe, work / "config", trees, seal=Path(seal.__file__))
         with clock.step("mkosi"):
             _run_mkosi(recipe, work, tools, repository, commands)
@@ -124,6 +128,15 @@ def build(
                 raise BuildError(f"the firmware lock names {len(firmware)} packages, expected one")
             artefacts.take_firmware(deb_path(firmware[0], cache()), made, work / "firmware", commands)
             files = artefacts.describe_all(made, [path.name for path in made.iterdir()])
+            manifest = make_manifest(
+                recipe,
+                made,
+                files,
+                engine_version=engine_version(recipe),
+                epoch=settings.epoch,
+                release=request.release,
+            )
+            (made / MANIFEST_NAME).write_bytes(manifest.encode())
         shutil.rmtree(output, ignore_errors=True)
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, output)
@@ -133,19 +146,29 @@ def build(
     return BuiltImage(output, files, clock.seconds)
 
 
-def _trees(recipe: Recipe, work: Path) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What of mkosi's configuration the image itself has to know."""
+
+    command_line: str
+    epoch: int
+
+    @classmethod
+    def read(cls, recipe: Recipe) -> _Settings:
+        image = recipe.source / "image"
+        files = [image / "mkosi.conf", *(image / f"mkosi.profiles/{name}/mkosi.conf" for name in recipe.mkosi_profiles)]
+        epoch = staging.settings(files, "SourceDateEpoch")
+        if len(epoch) != 1 or not epoch[0].isdigit():
+            raise BuildError(f"SourceDateEpoch is {epoch}, expected one number of seconds")
+        return cls(" ".join(staging.settings(files, "KernelCommandLine")), int(epoch[0]))
+
+
+def _trees(recipe: Recipe, settings: _Settings, work: Path, tools: Path, commands: Commands) -> list[str]:
     """Make what goes into the image besides packages; the names below ``<work>/trees``."""
-    (work / "trees").mkdir()
-    files = [recipe.source / "image/mkosi.conf"]
-    files += [recipe.source / f"image/mkosi.profiles/{name}/mkosi.conf" for name in recipe.mkosi_profiles]
-    command_line = " ".join(staging.settings(files, "KernelCommandLine"))
-    epoch = int(staging.settings(files, "SourceDateEpoch")[0])
-    guest = work / "trees" / "guest"
-    place = guest / staging.IMAGE_FILE
-    place.parent.mkdir(parents=True)
-    place.write_bytes(staging.image_file(recipe, engine_version=None, epoch=epoch, command_line=command_line))
-    staging.normalise(guest)
-    return ["guest"]
+    scratch = work / "scratch"
+    scratch.mkdir()
+    context = TreeContext(recipe, tools, cache(), scratch, commands)
+    return make_trees(context, work / "trees", epoch=settings.epoch, command_line=settings.command_line)
 
 
 def _run_mkosi(recipe: Recipe, work: Path, tools: Path, repository: Path, commands: Commands) -> None:

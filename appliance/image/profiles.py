@@ -4,14 +4,16 @@ In: the checkout's ``image/`` directory, the name of a profile, whether it is a 
 profile brings beyond packages stands in ``image/mkosi.profiles/<profile>/profile.toml``::
 
     [engine]
-    name = "transformers"                       # as the manifest names it
-    distribution = "transformers"               # the wheel whose locked version is the engine's version
-    requirements = "requirements/engine-light.txt"
-    system_site_packages = true                 # the environment also sees the distribution's Python packages
+    name = "transformers"          # as the manifest names it
+    wheels = "engine-light"        # image/lock/wheels-engine-light.json
+    distribution = "transformers"  # the wheel whose locked version is the engine's version
+    system_site_packages = true    # the environment also sees the distribution's Python packages
 
-    [[trees]]                                   # programs whose output goes into the image, run in the tools tree
-    script = "image/gpu/modules.py"             # called with the directory to fill; sees the repository of packages
-    packages = ["engine-gpu-build"]             # package lists that are unpacked for it, beside the image's own
+    locks = ["engine-gpu-build.json"]  # (top level) further lock files below image/lock that those functions read
+
+    [[trees]]                      # what else goes into the image: a function fills a directory
+    name = "driver"
+    produce = "appliance.image.gpu_tree:produce"  # (appliance.image.trees.TreeContext, Path) -> None
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from appliance.image.errors import BuildError
 from appliance.image.lock import PackageLock, read_lock
@@ -41,25 +43,27 @@ class _Part(BaseModel):
 
 
 class EngineRecipe(_Part):
-    """The model server of a profile and the environment it lives in."""
+    """The model server of a profile and the environment it lives in, ``/usr/lib/chrysalis-engine``."""
 
     name: str
+    wheels: str
     distribution: str
-    requirements: str
     system_site_packages: bool = False
+    leave: tuple[str, ...] = ()
 
 
 class TreeRecipe(_Part):
-    """A program that fills a directory which is then copied into the image."""
+    """A function of ours that fills a directory which is then copied into the image."""
 
-    script: str
-    packages: tuple[str, ...] = ()
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")
+    produce: str = Field(pattern=r"^appliance\.image\.[a-z_]+:[a-z_]+$")
 
 
 class ProfileFile(_Part):
     """``profile.toml``."""
 
     engine: EngineRecipe | None = None
+    locks: tuple[str, ...] = ()
     trees: tuple[TreeRecipe, ...] = ()
 
 
@@ -114,7 +118,9 @@ class Recipe:
             if item.package.startswith("linux-image-") and item.package[len("linux-image-")].isdigit()
         ]
         if len(found) != 1:
-            raise BuildError(f"the locks hold the kernels {found}, expected one", hint="make the locks again: just lock")
+            raise BuildError(
+                f"the locks hold the kernels {found}, expected one", hint="make the locks again: just lock"
+            )
         return found[0]
 
 

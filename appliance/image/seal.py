@@ -7,6 +7,8 @@ system is made: so it is one file and imports the standard library only.
 A rules file has one rule a line, ``#`` begins a comment::
 
     keep GLOB       these files stay; a symbolic link's target and an ELF file's libraries stay with it
+    bundle GLOB     the same for a bundle whose libraries find each other: one that is in no search path is no error,
+                    the program loads it before it is needed (wheels of one environment do so)
     drop GLOB       these go, whatever names them (libraries that something needs are never dropped silently: an error)
     directory PATH  this directory is there, empty if need be
     link PATH TO    this symbolic link is there
@@ -20,16 +22,19 @@ section); gABI ``DT_RUNPATH``; PEP 552 (unchecked hash-based byte code).
 from __future__ import annotations
 
 import compileall
+import hashlib
 import lzma
+import mmap
 import os
 import py_compile
 import re
 import shutil
+import stat
 import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -51,6 +56,7 @@ class Rules:
     """A rules file, or several read one after the other."""
 
     keep: list[str] = field(default_factory=list)
+    bundle: list[str] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
     directory: list[str] = field(default_factory=list)
     link: list[tuple[str, str]] = field(default_factory=list)
@@ -70,7 +76,7 @@ class Rules:
             verb, *operands = words
             if verb == "link" and len(operands) == 2:
                 self.link.append((operands[0], operands[1]))
-            elif verb in {"keep", "drop", "directory", "compile", "modules"} and len(operands) == 1:
+            elif verb in {"keep", "bundle", "drop", "directory", "compile", "modules"} and len(operands) == 1:
                 getattr(self, verb).append(operands[0])
             else:
                 raise SealError(f"{source}:{number}: {line.strip()!r} is no rule")
@@ -111,7 +117,7 @@ def matcher(globs: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{glob_pattern(glob)})" for glob in globs) or r"(?!)")
 
 
-def read_elf(data: bytes) -> Elf | None:
+def read_elf(data: bytes | mmap.mmap) -> Elf | None:
     """The dynamic part of a 64-bit little-endian ELF file; None for anything else.
 
     Raises:
@@ -140,7 +146,10 @@ def read_elf(data: bytes) -> Elf | None:
 
         def text(at: int) -> str:
             begin = strings + at
-            return data[begin : data.index(b"\0", begin)].decode()
+            end = data.find(b"\0", begin)
+            if end < 0:
+                raise SealError("malformed ELF file: a name without an end")
+            return data[begin:end].decode()
 
         needed = tuple(text(value) for tag, value in entries if tag == _DT_NEEDED)
         paths = [text(value) for tag, value in entries if tag in (_DT_RPATH, _DT_RUNPATH)]
@@ -191,7 +200,7 @@ class Tree:
                 done.append(part)
         return "/" + "/".join(done), links
 
-    def keep(self, path: str) -> None:
+    def keep(self, path: str, *, bundle: bool = False) -> None:
         """Mark a file, what it links to, and the libraries it needs."""
         todo: list[tuple[str, tuple[str, ...]]] = [(path, ())]
         while todo:
@@ -201,23 +210,28 @@ class Tree:
             if real not in self.files or real in self.kept:
                 continue
             self.kept.add(real)
-            todo += self.needs(real, search)
+            todo += self.needs(real, search, bundle=bundle)
 
-    def needs(self, path: str, search: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def needs(
+        self, path: str, search: tuple[str, ...], *, bundle: bool = False
+    ) -> Iterator[tuple[str, tuple[str, ...]]]:
         """An ELF file's interpreter and libraries, each with where its own libraries may be; none for other files.
 
         Args:
             path: The file.
             search: Where whoever needs this file looks: what that loads first, this file finds loaded.
+            bundle: Whether a library that is nowhere is no error.
 
         Raises:
-            SealError: A library is nowhere in its search path.
+            SealError: A library is nowhere in its search path, and the file is of no bundle.
         """
         file = self.root / path[1:]
         with file.open("rb") as handle:
             if handle.read(4) != b"\x7fELF":
                 return
-        elf = read_elf(file.read_bytes())
+        # Mapped, not read: an engine's libraries have a gigabyte each.
+        with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            elf = read_elf(data)
         if elf is None:
             return
         if elf.interpreter:
@@ -232,6 +246,8 @@ class Tree:
                     yield candidate, places
                     break
             else:
+                if bundle:
+                    continue
                 raise SealError(f"{path} needs {name}, which is in none of {[*places, *LIBRARY_PATH]}")
 
 
@@ -246,14 +262,14 @@ def seal(root: Path, rules: Rules) -> dict[str, int]:
     """
     tree = Tree(root)
     dropped = matcher(rules.drop)
-    for glob in rules.keep:
+    for glob, bundle in [*((glob, False) for glob in rules.keep), *((glob, True) for glob in rules.bundle)]:
         pattern = matcher([glob])
         found = [path for path in tree.files if pattern.fullmatch(path)]
         if not found:
             raise SealError(f"keep {glob}: nothing of that name is in the tree")
         for path in found:
             if not dropped.fullmatch(path):
-                tree.keep(path)
+                tree.keep(path, bundle=bundle)
     removed = sorted(set(tree.files) - tree.kept - {f"/{name}" for name in MERGED})
     for path in removed:
         (root / path[1:]).unlink()
@@ -310,6 +326,27 @@ def _compile_share(share: tuple[Path, list[Path]]) -> None:
         )
 
 
+def list_files(root: Path) -> str:
+    """Everything in a tree, one a line, sorted: path, tab, kind, mode, owner, size, SHA-256 or what a link points to."""
+    paths = sorted(Path(here) / name for here, directories, files in os.walk(root) for name in [*directories, *files])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return "".join(pool.map(lambda path: _listed(root, path), paths))
+
+
+def _listed(root: Path, path: Path) -> str:
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        what = f"link {os.readlink(path)}"
+    elif stat.S_ISREG(found.st_mode):
+        with path.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        what = f"file {found.st_mode & 0o7777:04o} {found.st_uid}:{found.st_gid} {found.st_size} {digest}"
+    else:
+        kind = "directory" if stat.S_ISDIR(found.st_mode) else "special"
+        what = f"{kind} {found.st_mode & 0o7777:04o} {found.st_uid}:{found.st_gid}"
+    return f"/{path.relative_to(root)}\t{what}\n"
+
+
 def _parents(path: str) -> Iterator[str]:
     for parent in PurePosixPath(path).parents:
         if str(parent) != "/":
@@ -317,7 +354,8 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """``seal RULES…``: apply rules files to the tree that ``$BUILDROOT`` names."""
+    """``seal LIST RULES…``: apply rules files to the tree that ``$BUILDROOT`` names, then list it in ``$OUTPUTDIR``."""
+    listed, *arguments = arguments
     root = Path(os.environ["BUILDROOT"])
     rules = Rules()
     try:
@@ -332,6 +370,7 @@ def main(arguments: list[str]) -> int:
             unpack_modules(directory)
     for path in rules.compile:
         compile_python(root, path)
+    (Path(os.environ["OUTPUTDIR"]) / listed).write_text(list_files(root), encoding="utf-8")
     sys.stderr.write(f"seal: {counts['kept']} files kept, {counts['removed']} removed\n")
     return 0
 

@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from appliance.image.artefacts import INITRD_FILES, ROOT_FILES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -56,8 +58,8 @@ def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, seal: Path) -> 
         for path in (f"mkosi.profiles/{name}/seal.rules", f"{_SEAL}/{name}.rules"):
             if (config / path).is_file():
                 rules.append(path)
-    _script(config / "mkosi.finalize", rules)
-    _script(config / "mkosi.images/initrd/mkosi.finalize", [f"{_SEAL}/initrd.rules"])
+    _script(config / "mkosi.finalize", ROOT_FILES, rules)
+    _script(config / "mkosi.images/initrd/mkosi.finalize", INITRD_FILES, [f"{_SEAL}/initrd.rules"])
     normalise(config)
 
 
@@ -143,9 +145,9 @@ def _only_top(top: Path, names: Iterable[str]) -> Any:  # noqa: ANN401 - shutil'
     return ignore
 
 
-def _script(path: Path, rules: Iterable[str]) -> None:
+def _script(path: Path, listed: str, rules: Iterable[str]) -> None:
     files = " ".join(f'"$SRCDIR"/{name}' for name in rules)
-    _write(path, f'#!/bin/sh\nexec /usr/bin/python3 -I "$SRCDIR"/{_SEAL}/seal.py {files}\n')
+    _write(path, f'#!/bin/sh\nexec /usr/bin/python3 -I "$SRCDIR"/{_SEAL}/seal.py {listed} {files}\n')
     path.chmod(0o755)
 
 
