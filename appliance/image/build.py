@@ -1,7 +1,7 @@
 """Building an image: inputs from the cache, one mkosi run in the locked tools tree, a release's directory.
 
-In: a checkout and a populated cache. Out: the artefacts of :mod:`appliance.image.artefacts` with their manifest. No step
-uses the network; every program that runs is announced as a command that can be repeated.
+In: a checkout and a populated cache. Out: the artefacts of :mod:`appliance.image.artefacts` with their manifest. No
+step uses the network; every program that runs is announced as a command that can be repeated.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Whether an image comes out the same, wherever and whenever it is built.
 
-In: a profile and a populated cache. Out: the digests of every artefact of at least two builds, and where they differ the
-first file that does. Each build is a process of its own with the command that a person would type, in a directory of its
-own, with a home of its own (only the cache of locked inputs is the same, as hard links), and in surroundings that differ
-from the other's: time zone, locale, umask, host name, number of processors, clock.
+In: a profile and a populated cache. Out: the digests of every artefact of at least two builds, and where they differ
+the first file that does. Each build is a process of its own with the command that a person would type, in a directory
+of its own, with a home of its own (only the cache of locked inputs is the same, as hard links), and in surroundings
+that differ from the other's: time zone, locale, umask, host name, number of processors, clock.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def build_command(
         surroundings: What it sees of the world.
         debug: Whether with the debug profile.
     """
-    script = f"hostname {shlex.quote(surroundings.host_name)} && umask {surroundings.umask:03o} && exec \"$@\""
+    script = f'hostname {shlex.quote(surroundings.host_name)} && umask {surroundings.umask:03o} && exec "$@"'
     command = ["unshare", "--uts", "--", "sh", "-c", script, "sh"]
     if surroundings.processors:
         last = min(surroundings.processors, os.cpu_count() or 1) - 1

@@ -11,14 +11,17 @@ import json
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance.image.artefacts import DISK, INITRD, INITRD_FILES, ROOT, ROOT_FILES, UKI
 from measurements import uki
 from measurements.errors import MeasurementError
 from measurements.manifest import MANIFEST_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 _CHUNK = 1 << 20
 _DIFFOSCOPE_LINES = 60
@@ -140,7 +143,7 @@ def _manifest(first: Path, second: Path) -> str:
 
 
 def _entries(text: str) -> dict[str, list[str]]:
-    """File lists: ``<path>\\t<kind> <mode> <owner>:<group> <size> <digest or target>``."""
+    """A file list: path, tab, then kind, mode, owner, size and digest (:func:`appliance.image.seal.list_files`)."""
     found = {}
     for line in text.splitlines():
         path, _, rest = line.partition("\t")

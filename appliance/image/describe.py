@@ -1,7 +1,7 @@
 """The manifest of what was just built: digests and predicted registers, from the files alone.
 
-In: a recipe and a release's directory. Out: a :class:`~measurements.manifest.Manifest`. Nothing here asks a machine that
-booted: the registers are computed from the UKI.
+In: a recipe and a release's directory. Out: a :class:`~measurements.manifest.Manifest`. Nothing here asks a machine
+that booted: the registers are computed from the UKI.
 """
 
 from __future__ import annotations

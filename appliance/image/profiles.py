@@ -1,7 +1,7 @@
 """What an image is made of: its mkosi profiles, locks, package lists, rules files and engine.
 
-In: the checkout's ``image/`` directory, the name of a profile, whether it is a debug image. Out: a :class:`Recipe`. What a
-profile brings beyond packages stands in ``image/mkosi.profiles/<profile>/profile.toml``::
+In: the checkout's ``image/`` directory, the name of a profile, whether it is a debug image. Out: a :class:`Recipe`.
+What a profile brings beyond packages stands in ``image/mkosi.profiles/<profile>/profile.toml``::
 
     [engine]
     name = "transformers"          # as the manifest names it
@@ -96,7 +96,7 @@ class Recipe:
 
     @property
     def mkosi_profiles(self) -> tuple[str, ...]:
-        """mkosi's ``--profile``."""
+        """What mkosi is told with ``--profile``."""
         return (self.profile, "debug") if self.debug else (self.profile,)
 
     @property

@@ -15,8 +15,8 @@ A rules file has one rule a line, ``#`` begins a comment::
     compile PATH    every Python source below gets a byte-code file that is used without a look at its source
     modules PATH    kernel modules below are unpacked (a file system or archive around them compresses better)
 
-In a glob ``*`` stays within a directory, ``**`` crosses them, ``{a,b}`` is either. Sources: System V ABI, chapter 5 (dynamic
-section); gABI ``DT_RUNPATH``; PEP 552 (unchecked hash-based byte code).
+In a glob ``*`` stays within a directory, ``**`` crosses them, ``{a,b}`` is either. Sources: System V ABI, chapter 5
+(dynamic section); gABI ``DT_RUNPATH``; PEP 552 (unchecked hash-based byte code).
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 LIBRARY_PATH = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib")
 # Byte code is compiled in this many processes, each with its own fixed share in a fixed order: marshal writes a
@@ -192,7 +195,7 @@ class Tree:
                 if len(links) > 40:
                     raise SealError(f"{path}: too many symbolic links")
                 links.append(here)
-                target = PurePosixPath(os.readlink(self.root / here[1:]))
+                target = PurePosixPath((self.root / here[1:]).readlink())
                 if target.is_absolute():
                     done = []
                 parts = [word for word in target.parts if word != "/"] + parts
@@ -327,7 +330,7 @@ def _compile_share(share: tuple[Path, list[Path]]) -> None:
 
 
 def list_files(root: Path) -> str:
-    """Everything in a tree, one a line, sorted: path, tab, kind, mode, owner, size, SHA-256 or what a link points to."""
+    """Everything in a tree, sorted: path, tab, kind, mode, owner, size, SHA-256 or where a link points; one a line."""
     paths = sorted(Path(here) / name for here, directories, files in os.walk(root) for name in [*directories, *files])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return "".join(pool.map(lambda path: _listed(root, path), paths))
@@ -336,7 +339,7 @@ def list_files(root: Path) -> str:
 def _listed(root: Path, path: Path) -> str:
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
-        what = f"link {os.readlink(path)}"
+        what = f"link {path.readlink()}"
     elif stat.S_ISREG(found.st_mode):
         with path.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()

@@ -56,8 +56,7 @@ def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, seal: Path) -> 
     rules = [f"{_SEAL}/root.rules", f"{_SEAL}/staged.rules"]
     for name in recipe.mkosi_profiles:
         for path in (f"mkosi.profiles/{name}/seal.rules", f"{_SEAL}/{name}.rules"):
-            if (config / path).is_file():
-                rules.append(path)
+            rules += [path] if (config / path).is_file() else []
     _script(config / "mkosi.finalize", ROOT_FILES, rules)
     _script(config / "mkosi.images/initrd/mkosi.finalize", INITRD_FILES, [f"{_SEAL}/initrd.rules"])
     normalise(config)
@@ -69,7 +68,7 @@ def apt_source() -> str:
 
 
 def content_settings(packages: Iterable[str], trees: Iterable[str]) -> str:
-    """mkosi settings that install packages and copy trees."""
+    """Settings that install packages and copy trees."""
     lines = ["[Content]", *(f"Packages={name}" for name in packages), *(f"ExtraTrees={TREES}/{name}" for name in trees)]
     return "\n".join(lines) + "\n"
 
@@ -136,7 +135,7 @@ def normalise(tree: Path) -> None:
     tree.chmod(0o755)
 
 
-def _only_top(top: Path, names: Iterable[str]) -> Any:  # noqa: ANN401 - shutil's own type of callback
+def _only_top(top: Path, names: Iterable[str]) -> Any:
     ignored = frozenset(names)
 
     def ignore(directory: str, entries: list[str]) -> set[str]:

@@ -114,7 +114,8 @@ def _unpack(program: str, lock: PackageLock, cache: Path, tree: Path, commands: 
                       f"{program} --extract $deb {tree}; done")  # fmt: skip
     for batch in (first, rest):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for item, done in zip(batch, pool.map(lambda item: _extract(program, item, cache, tree), batch), strict=True):
+            ends = pool.map(lambda item: _extract(program, item, cache, tree), batch)
+            for item, done in zip(batch, ends, strict=True):
                 if done.returncode:
                     raise BuildError(f"{item.deb} cannot be unpacked: {done.stderr.strip()}")
 
@@ -133,5 +134,3 @@ def _complete(tree: Path) -> None:
             link.symlink_to(target)
     for name in ("build", "proc", "sys", "dev", "tmp", "run", "var/tmp"):
         (tree / name).mkdir(parents=True, exist_ok=True)
-
-
