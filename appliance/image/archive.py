@@ -1,6 +1,6 @@
 """Where packages come from: the machine's own apt configuration, or an address that the caller names.
 
-In: what ``apt-get indextargets`` and ``apt-config`` say, or ``--archive URL``. Out: :class:`Archives`. No address is
+In: what ``apt-get update --print-uris`` and ``apt-config`` say, or ``--archive URL``. Out: :class:`Archives`. No address is
 written in this project: a machine that can install packages can also fetch the image's.
 """
 
@@ -16,6 +16,7 @@ from appliance.image.errors import ImageError, MissingToolError
 from appliance.image.lock import MAIN_ARCHIVE, SECURITY_ARCHIVE, LockedPackage
 
 _ACQUIRE = re.compile(r'^Acquire::([\w:-]+) "([^"\n]*)";$', re.MULTILINE)
+_SOURCE = re.compile(r"^'(https?://[^'\s]+?)/+dists/[^'\s]+' ", re.MULTILINE)
 # What our own runs of apt decide themselves.
 _OURS = ("IndexTargets", "GzipIndexes", "Languages", "AllowInsecure", "AllowWeak", "AllowDowngrade", "Changelogs")
 
@@ -27,7 +28,7 @@ class Archives:
     Attributes:
         main: Base address of the main archive, without a final slash.
         security: The same for security updates.
-        proxy: HTTP proxy that apt is configured with; ``None`` for none.
+        proxy: HTTP proxy that apt is configured with; ``None`` for none (the environment's is used then).
         acquire: The machine's ``Acquire::`` settings (proxy, time limits, validity), for runs of apt on our own root.
     """
 
@@ -35,6 +36,12 @@ class Archives:
     security: str
     proxy: str | None = None
     acquire: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def unchecked_age(self) -> bool:
+        """Whether the machine's apt takes indexes of any age, as it is told to where a mirror is frozen."""
+        settings = dict(self.acquire)
+        return any(settings.get(name, "true") in {"false", "0", "no"} for name in ("Check-Valid-Until", "Check-Date"))
 
     def base(self, archive: str) -> str:
         """The address of an archive by its name in a lock."""
@@ -53,7 +60,8 @@ def snapshot(url: str) -> Archives:
             Without that word every package is looked for below the one address.
     """
     bases = [check_address(url.replace("{archive}", name)) for name in (MAIN_ARCHIVE, SECURITY_ARCHIVE)]
-    return Archives(bases[0], bases[1], proxy=dict(_acquire_settings()).get("http::Proxy"))
+    acquire = _acquire_settings()
+    return Archives(bases[0], bases[1], _proxy(bases[0], acquire), acquire)
 
 
 def from_machine(archive: str | None = None, security: str | None = None) -> Archives:
@@ -80,7 +88,7 @@ def from_machine(archive: str | None = None, security: str | None = None) -> Arc
         )
     main = check_address(archive)
     beside = check_address(security) if security else f"{main}-security"
-    return Archives(main, beside, dict(acquire).get("http::Proxy"), acquire)
+    return Archives(main, beside, _proxy(main, acquire), acquire)
 
 
 def check_address(url: str) -> str:
@@ -95,14 +103,21 @@ def check_address(url: str) -> str:
     return url.rstrip("/")
 
 
+def _proxy(address: str, acquire: tuple[tuple[str, str], ...]) -> str | None:
+    """The proxy that apt would use for an address; ``DIRECT`` is apt's word for none."""
+    settings = dict(acquire)
+    named = settings.get(f"{urlsplit(address).scheme}::Proxy") or settings.get("http::Proxy")
+    return None if named in {None, "DIRECT"} else named
+
+
 def _machine_bases() -> dict[str, str]:
     """Archives by name, from the sources that apt uses: a base address ends in the archive's name."""
-    said = apt("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+    # Not `indextargets`: that names only what has been downloaded, and a bare machine has no index yet.
+    said = apt("apt-get", "update", "--print-uris")
     found: dict[str, str] = {}
-    for line in said.splitlines():
-        base = line.strip().rstrip("/")
+    for base in _SOURCE.findall(said):
         name = base.rpartition("/")[2]
-        if name in {MAIN_ARCHIVE, SECURITY_ARCHIVE} and base.startswith(("http://", "https://")):
+        if name in {MAIN_ARCHIVE, SECURITY_ARCHIVE}:
             found.setdefault(name, base)
     return found
 

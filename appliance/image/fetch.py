@@ -143,8 +143,8 @@ class _Run:
 
     def finish(self) -> None:
         """Raise what went wrong, the worst kind first, with every package of that kind counted."""
-        for kind in (InputDiffersError, InputGoneError, ArchiveUnreachableError):
-            found = [(item, error) for item, error in self.failed if isinstance(error, kind)]
+        for kind in (InputDiffersError, InputGoneError, ArchiveUnreachableError, InputError):
+            found = [(item, error) for item, error in self.failed if type(error) is kind]
             if found:
                 found.sort(key=lambda entry: entry[0])
                 rest = len(found) - _NAMED
@@ -185,6 +185,11 @@ class _Run:
             raise ArchiveUnreachableError(
                 f"{address}: {str(error) or type(error).__name__}",
                 hint="check the network, or name another archive: --archive URL",
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{item.deb} cannot be written: {error.strerror}",
+                hint="make room, or move everything that is fetched with CHRYSALIS_HOME",
             ) from error
 
     async def _keep(self, chunks: AsyncIterator[bytes], item: LockedPackage, address: str) -> None:

@@ -26,7 +26,7 @@ SECURITY_ARCHIVE = "debian-security"
 # Debian policy 5.6.1 (names), 5.6.12 (versions); a pool path is relative and stays below the archive.
 _PATTERNS = {
     "package": re.compile(r"[a-z0-9][a-z0-9+.-]+"),
-    "version": re.compile(r"(\d+:)?\d[A-Za-z0-9.+~-]*"),
+    "version": re.compile(r"([0-9]+:)?[0-9][A-Za-z0-9.+~-]*"),
     "architecture": re.compile(r"[a-z0-9-]+"),
     "sha256": re.compile(r"[0-9a-f]{64}"),
     "filename": re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9][A-Za-z0-9+._~/-]*\.deb"),

@@ -49,6 +49,8 @@ def resolve(
     """
     if not keyring.is_file():
         raise ResolveError(f"{keyring} is not here", hint="apt-get install debian-archive-keyring")
+    if archives.unchecked_age:
+        say("this machine's apt is told not to look at the age of indexes: an old one would not be noticed")
     locks: dict[str, PackageLock] = {}
     roots: dict[tuple[tuple[str, ...], tuple[str, ...]], AptRoot] = {}
     with TemporaryDirectory(prefix="chrysalis-lock-") as scratch:

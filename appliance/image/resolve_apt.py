@@ -166,7 +166,8 @@ class AptRoot:
 
     def _configuration(self) -> str:
         """apt.conf: our root, one architecture, the machine's way to the network."""
-        lines = [f'Acquire::{name} "{value}";' for name, value in self.archives.acquire]
+        lines = ['Acquire::Retries "3";']
+        lines += [f'Acquire::{name} "{value}";' for name, value in self.archives.acquire]
         lines += [
             f'Dir "{self.directory}/";',
             f'Dir::State::status "{self.directory}/var/lib/dpkg/status";',
@@ -178,7 +179,6 @@ class AptRoot:
             'APT::Get::List-Cleanup "false";',
             'Acquire::Languages "none";',
             'Acquire::GzipIndexes "false";',
-            'Acquire::Retries "3";',
         ]
         if os.geteuid() == 0:
             lines.append('APT::Sandbox::User "root";')  # apt's own user cannot enter a private directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 from dataclasses import replace
@@ -11,7 +12,13 @@ import pytest
 from locks_archive import PLANS, serving
 
 from appliance.image.archive import snapshot
-from appliance.image.errors import ArchiveUnreachableError, InputDiffersError, InputGoneError, LockFormatError
+from appliance.image.errors import (
+    ArchiveUnreachableError,
+    InputDiffersError,
+    InputError,
+    InputGoneError,
+    LockFormatError,
+)
 from appliance.image.fetch import deb_path, fetch
 from appliance.image.fetch_repository import INDEX, combined, index_digest, make_repository
 from appliance.image.resolve import resolve
@@ -140,6 +147,22 @@ async def test_a_damaged_file_of_the_cache_is_fetched_again(
     await fetch([item], server.archives, directory=place)
     deb_path(item, place).write_bytes(b"damaged")
     assert await fetch([item], server.archives, directory=place) == item.size
+
+
+async def test_a_full_disk_is_told_as_one(locks: dict[str, PackageLock], server: Server, place: Path) -> None:
+    """A limit on the size of files stands in for the disk: writing fails the same way."""
+    item = find(locks["base"], "kernel")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(InputError, match="cannot be written") as caught:
+            await fetch([item], server.archives, directory=place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert type(caught.value) is InputError
+    assert "CHRYSALIS_HOME" in caught.value.hint
+    assert list((place / "debs").iterdir()) == []
+    assert await fetch([item], server.archives, directory=place) == item.size  # control
 
 
 async def test_a_repository_is_the_same_bytes_and_apt_installs_from_it_alone(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -108,7 +109,7 @@ def test_an_index_changed_after_signing_is_refused(
 
 
 def test_an_archive_that_does_not_answer_is_told_from_one_that_lies(checkout: Path, server: Server, key: Key) -> None:
-    archives = server.archives
+    archives = replace(server.archives, acquire=(("Retries", "0"),))
     server.shutdown()
     server.server_close()
     with pytest.raises(ArchiveUnreachableError):
