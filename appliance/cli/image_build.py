@@ -24,7 +24,8 @@ WorkOption = Annotated[Path | None, typer.Option(help="Scratch space; beside the
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Fetch nothing: the cache has everything.")]
 ArchiveOption = Annotated[str | None, typer.Option(help="Address of the package archive; apt's by default.")]
 SnapshotOption = Annotated[
-    str | None, typer.Option(help="Address of an archive that keeps old versions, for what the first no longer has.")
+    str | None,
+    typer.Option("--snapshot", help="Address of an archive that keeps old versions, for what the first no longer has."),
 ]
 
 
@@ -32,7 +33,7 @@ def fetch_command(
     profile: ProfileOption = "engine-cpu",
     debug: DebugOption = False,
     archive: ArchiveOption = None,
-    snapshot_archive: Annotated[str | None, typer.Option("--snapshot", help="As for build.")] = None,
+    snapshot_archive: SnapshotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring every locked input into the cache; after that a build needs no network."""
@@ -52,16 +53,15 @@ def build_command(
     release: Annotated[int, typer.Option(help="Number of the release; 0: not one.", min=0)] = 0,
     offline: OfflineOption = False,
     archive: ArchiveOption = None,
-    snapshot_archive: Annotated[
-        str | None, typer.Option("--snapshot", help=SnapshotOption.__metadata__[0].help)
-    ] = None,
+    snapshot_archive: SnapshotOption = None,
+    clock_days: Annotated[int, typer.Option(help="Build with a clock so many days ahead.", min=0, hidden=True)] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Build the image from its locks; needs root. Fetches what is missing first, then uses no network."""
     output = Output(as_json=as_json)
     if not offline:
         _fetch(read_recipe(SOURCE, profile, debug=debug), archive, snapshot_archive, output)
-    request = BuildRequest(profile, debug, output_directory, work, release=release)
+    request = BuildRequest(profile, debug, output_directory, work, release=release, clock_days=clock_days)
     with shown(output) as progress:
         built = build(request, announce=lambda command: output.progress(f"+ {command}"), progress=progress)
     output.table(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from appliance.config.home import home
 from appliance.engine.progress import Progress, ignore_progress
 from appliance.image import artefacts, seal, staging
+from appliance.image.clock import clock_mounts
 from appliance.image.commands import Commands
 from appliance.image.describe import make_manifest
 from appliance.image.errors import BuildError
@@ -47,6 +48,7 @@ class BuildRequest:
         work: Scratch space, removed afterwards; beside the output when not given.
         source: The checkout.
         release: Number of the release, which only rises; 0 for a build that nobody releases.
+        clock_days: How far ahead of this machine's clock the build's is, for :mod:`appliance.image.check`.
     """
 
     profile: str
@@ -55,6 +57,7 @@ class BuildRequest:
     work: Path | None = None
     source: Path = SOURCE
     release: int = 0
+    clock_days: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def build(
             trees = _trees(recipe, settings, work, tools, commands)
             staging.stage(recipe, work / "config", trees, seal=Path(seal.__file__))
         with clock.step("mkosi"):
-            _run_mkosi(recipe, work, tools, repository, commands)
+            _run_mkosi(recipe, work, tools, repository, commands, clock_days=request.clock_days)
         with clock.step("artefacts"):
             made = work / "release"
             made.mkdir()
@@ -171,13 +174,16 @@ def _trees(recipe: Recipe, settings: _Settings, work: Path, tools: Path, command
     return make_trees(context, work / "trees", epoch=settings.epoch, command_line=settings.command_line)
 
 
-def _run_mkosi(recipe: Recipe, work: Path, tools: Path, repository: Path, commands: Commands) -> None:
+def _run_mkosi(
+    recipe: Recipe, work: Path, tools: Path, repository: Path, commands: Commands, *, clock_days: int
+) -> None:
     for name in ("output", "workspace", "packages"):
         (work / name).mkdir()
+    mounts = clock_mounts(tools, work / "clock", clock_days) if clock_days else []
     within = inside(
         tools,
         mounts=[(work, "/build")],
-        read_only=[(repository, staging.REPOSITORY)],
+        read_only=[(repository, staging.REPOSITORY), *mounts],
         chdir="/build/config",
     )
     commands.run(
