@@ -177,13 +177,15 @@ def _trees(recipe: Recipe, settings: _Settings, work: Path, tools: Path, command
 def _run_mkosi(
     recipe: Recipe, work: Path, tools: Path, repository: Path, commands: Commands, *, clock_days: int
 ) -> None:
-    for name in ("output", "workspace", "packages"):
+    for name in ("output", "workspace", "packages", "tmp"):
         (work / name).mkdir()
     mounts = clock_mounts(tools, work / "clock", clock_days) if clock_days else []
     within = inside(
         tools,
         mounts=[(work, "/build")],
         read_only=[(repository, staging.REPOSITORY), *mounts],
+        # The root is copied there before its file system is made; with an engine it does not fit into memory.
+        environment={"TMPDIR": "/build/tmp"},
         chdir="/build/config",
     )
     commands.run(
