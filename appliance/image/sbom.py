@@ -21,10 +21,10 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
 
-from appliance.image.errors import LockError
 from appliance.image.lock import read_lock
 from appliance.image.lock_index import LOCKS
 from appliance.image.lock_wheels import LockedWheel, read_wheel_lock
+from appliance.image.profiles import read_recipe
 from appliance.image.wheel import CHECKOUT, EPOCH
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from appliance.image.lock import LockedPackage
+    from appliance.image.profiles import Recipe
 
 # Name space of the serial numbers: our own, fixed once.
 _SERIALS = UUID("3f1c7d5e-6a0b-5b8e-9d0c-6f1f0a1f7c55")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Part:
     """A lock and what its contents are used for.
 
@@ -48,22 +49,6 @@ class Part:
 
     lock: str
     use: str
-
-
-_COMMON = (Part("base", "image"), Part("wheels-guest", "image"), Part("firmware", "firmware"), Part("tools", "build"))
-PARTS: dict[str, tuple[Part, ...]] = {
-    "base": _COMMON,
-    "engine-cpu": (*_COMMON, Part("engine-cpu", "image"), Part("wheels-engine-light", "image")),
-    "engine-gpu": (
-        *_COMMON,
-        Part("engine-gpu", "image"),
-        Part("wheels-engine-gpu", "image"),
-        Part("engine-gpu-files", "files"),
-        Part("wheels-engine-gpu-cuda", "files"),
-        Part("engine-gpu-build", "build"),
-    ),
-}
-"""For each profile its locks; a debug image has ``debug`` as well."""
 
 
 def sbom(profile: str, *, debug: bool = False, checkout: Path = CHECKOUT) -> bytes:
@@ -78,13 +63,13 @@ def sbom(profile: str, *, debug: bool = False, checkout: Path = CHECKOUT) -> byt
         CycloneDX 1.6 as JSON, UTF-8, with a final newline.
 
     Raises:
-        LockError: There is no such profile, or a lock cannot be read.
+        BuildError: There is no such profile.
+        LockError: A lock cannot be read.
     """
-    if profile not in PARTS:
-        raise LockError(f"there is no profile {profile!r}", hint=f"profiles: {', '.join(sorted(PARTS))}")
-    parts = (*PARTS[profile], Part("debug", "image")) if debug else PARTS[profile]
+    recipe = read_recipe(checkout, profile, debug=debug)
+    parts = locked_parts(recipe)
     project = tomllib.loads((checkout / "packaging/guest/pyproject.toml").read_text(encoding="utf-8"))["project"]
-    name = f"chrysalis-{profile}-debug" if debug else f"chrysalis-{profile}"
+    name = f"chrysalis-{recipe.name}"
     image = Component(name=name, version=project["version"], type=ComponentType.OPERATING_SYSTEM, bom_ref="image")
     guest = Component(
         name=project["name"],
@@ -109,6 +94,18 @@ def sbom(profile: str, *, debug: bool = False, checkout: Path = CHECKOUT) -> byt
     bom.register_dependency(image, [item for item in components if item.scope is ComponentScope.REQUIRED])
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1)
     return f"{text}\n".encode()
+
+
+def locked_parts(recipe: Recipe) -> tuple[Part, ...]:
+    """The locks of an image and what each is for."""
+    parts = [Part(lock.name, "image") for lock in recipe.locks]
+    parts += [Part("wheels-guest", "image"), Part("firmware", "firmware"), Part("tools", "build")]
+    if recipe.content.engine is not None:
+        parts.append(Part(f"wheels-{recipe.content.engine.wheels}", "image"))
+    for file in recipe.content.locks:  # what a profile's own programs read
+        name = file.removesuffix(".json")
+        parts.append(Part(name, "build" if name.endswith("-build") else "files"))
+    return tuple(sorted(parts))
 
 
 def _components(parts: tuple[Part, ...], checkout: Path) -> Iterator[Component]:

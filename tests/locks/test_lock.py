@@ -57,7 +57,8 @@ def test_the_file_name_of_a_package_escapes_the_epoch() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("package", "../x"), ("package", "X"), ("package", "a\n"), ("version", ""), ("version", "1 2"), ("version", "١"),
+        ("package", "../x"), ("package", "X"), ("package", "a\n"), ("version", ""), ("version", "1 2"),
+        ("version", "١"),
         ("sha256", "AB" * 32), ("sha256", "ab" * 31), ("size", 0), ("size", True), ("size", "7"),
         ("filename", "/etc/passwd.deb"), ("filename", "pool/../../x.deb"), ("filename", "./x.deb"),
         ("filename", "pool/x.tar"), ("filename", "http://host/x.deb"), ("suite", "a/b"), ("component", ""),

@@ -14,14 +14,15 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from appliance.image.errors import LockError
+from appliance.image.errors import BuildError
 from appliance.image.lock import PackageLock, read_lock
 from appliance.image.lock_lists import PROFILES
 from appliance.image.lock_wheels import read_wheel_lock
-from appliance.image.sbom import PARTS, sbom
+from appliance.image.profiles import LOCKS, read_recipe
+from appliance.image.sbom import locked_parts, sbom
 
 ROOT = Path(__file__).resolve().parents[2]
-PROFILE_NAMES = sorted(PARTS)
+PROFILE_NAMES = sorted(LOCKS)
 
 
 def read(profile: str, **options: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def test_it_is_valid_and_has_every_locked_file(profile: str, debug: bool) -> Non
     assert content["specVersion"] == "1.6"
     seen = {item["hashes"][0]["content"] for item in content["components"] if "hashes" in item}
     expected: set[str] = set()
-    for part in PARTS[profile]:
+    for part in locked_parts(read_recipe(ROOT, profile)):
         if part.lock.startswith("wheels-"):
             expected |= {item.sha256 for item in read_wheel_lock(ROOT, part.lock.removeprefix("wheels-")).wheels}
         else:
@@ -78,9 +79,8 @@ def test_what_is_installed_is_required_and_what_only_builds_is_not(profile: str)
 
 
 def test_the_same_bytes_in_another_process_and_place(tmp_path: Path) -> None:
-    (tmp_path / "image").mkdir()
-    shutil.copytree(ROOT / "image/lock", tmp_path / "image/lock")
-    shutil.copytree(ROOT / "packaging", tmp_path / "packaging")
+    for name in ("image", "packaging"):
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True)
     code = (
         "import sys; from pathlib import Path; from appliance.image.sbom import sbom\n"
         "sys.stdout.buffer.write(sbom('engine-cpu', checkout=Path(sys.argv[1])))"
@@ -91,9 +91,8 @@ def test_the_same_bytes_in_another_process_and_place(tmp_path: Path) -> None:
 
 
 def test_another_lock_is_another_serial_number(tmp_path: Path) -> None:
-    (tmp_path / "image").mkdir()
-    shutil.copytree(ROOT / "image/lock", tmp_path / "image/lock")
-    shutil.copytree(ROOT / "packaging", tmp_path / "packaging")
+    for name in ("image", "packaging"):
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True)
     before = read("base", checkout=tmp_path)
     lock = read_lock(tmp_path / "image/lock/base.json")
     (tmp_path / "image/lock/base.json").write_bytes(PackageLock("base", lock.indexes, lock.packages[1:]).to_bytes())
@@ -111,5 +110,5 @@ def test_no_host_is_named_but_the_schemas_own() -> None:
 
 
 def test_a_profile_that_does_not_exist() -> None:
-    with pytest.raises(LockError, match="no profile 'engine-npu'"):
+    with pytest.raises(BuildError, match="no profile 'engine-npu'"):
         sbom("engine-npu")
