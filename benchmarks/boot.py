@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 STAGE = re.compile(rb"chrysalis: stage ([a-z-]+) (done|failed|skipped)\b([^\r\n]*)")
 PROMPT = re.compile(rb"login: ")
 CRASH = re.compile(rb"(BUG: [^\r\n]*|Oops: [^\r\n]*|Kernel panic[^\r\n]*)")
-"""QEMU's emulation of several processors sometimes breaks a kernel that patches itself; such a boot counts for nothing."""
+"""QEMU's emulation of several processors sometimes breaks a kernel that patches itself: such a boot does not count."""
 ATTEMPTS = 4
 POLL_S = 0.1
 ASK_S = 1.0
