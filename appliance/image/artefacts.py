@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.image.errors import BuildError
+from appliance.image.seal import INITRD_LIST, ROOT_LIST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,8 +25,8 @@ KERNEL = "chrysalis.vmlinuz"
 INITRD = "chrysalis.initrd"
 ROOT = "chrysalis.root.raw"
 VERITY = "chrysalis.root-verity.raw"
-ROOT_FILES = "chrysalis.root.files"
-INITRD_FILES = "chrysalis.initrd.files"
+ROOT_FILES = ROOT_LIST
+INITRD_FILES = INITRD_LIST
 FIRMWARE_CODE = "OVMF_CODE.fd"
 FIRMWARE_VARIABLES = "OVMF_VARS.fd"
 FIRMWARE = "OVMF.fd"

@@ -119,7 +119,7 @@ def build(
         with clock.step("staging"):
             settings = _Settings.read(recipe)
             trees = _trees(recipe, settings, work, tools, commands)
-            staging.stage(recipe, work / "config", trees, seal=Path(seal.__file__))
+            staging.stage(recipe, work / "config", trees, epoch=settings.epoch, seal=Path(seal.__file__))
         with clock.step("mkosi"):
             _run_mkosi(recipe, work, tools, repository, commands, clock_days=request.clock_days)
         with clock.step("artefacts"):

@@ -77,7 +77,6 @@ class Recipe:
         source: The checkout.
         locks: Packages it is installed from, without the tools' and the firmware's.
         packages: Names that are installed into the root; the rest follows from their dependencies.
-        initrd_packages: The same for the initrd.
         content: What the profile brings beyond packages.
     """
 
@@ -86,7 +85,6 @@ class Recipe:
     source: Path
     locks: tuple[PackageLock, ...]
     packages: tuple[str, ...]
-    initrd_packages: tuple[str, ...]
     content: ProfileFile
 
     @property
@@ -146,7 +144,6 @@ def read_recipe(source: Path, profile: str, *, debug: bool = False) -> Recipe:
         source=source,
         locks=tuple(read_lock(source / "image" / "lock" / f"{name}.json") for name in names),
         packages=tuple(sorted({word for name in names for word in read_list(lists, name)})),
-        initrd_packages=read_list(lists, "initrd"),
         content=read_profile(source / "image" / "mkosi.profiles" / profile / PROFILE_FILE),
     )
 

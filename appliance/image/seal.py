@@ -1,8 +1,9 @@
 """What stays in a root file system: named files and the libraries those need; everything else is removed.
 
 In: a populated tree and a rules file. Out: the tree with nothing in it that no rule names, its Python compiled, its
-kernel modules unpacked. It runs inside the build, under the tools tree's Python, as mkosi's last step before the file
-system is made: so it is one file and imports the standard library only.
+kernel modules unpacked; and the initrd, which is another choice out of the same tree. It runs inside the build, under
+the tools tree's Python, as mkosi's last step before the file system is made: so it is one file and imports the standard
+library only.
 
 A rules file has one rule a line, ``#`` begins a comment::
 
@@ -36,11 +37,14 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+ROOT_LIST = "chrysalis.root.files"
+INITRD_LIST = "chrysalis.initrd.files"
 LIBRARY_PATH = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib")
 # Byte code is compiled in this many processes, each with its own fixed share in a fixed order: marshal writes a
 # reference where an object has more than one, so what was compiled before in the same process shows in the bytes.
@@ -254,11 +258,8 @@ class Tree:
                 raise SealError(f"{path} needs {name}, which is in none of {[*places, *LIBRARY_PATH]}")
 
 
-def seal(root: Path, rules: Rules) -> dict[str, int]:
-    """Apply the rules to a tree.
-
-    Returns:
-        How many files were kept and removed.
+def choose(root: Path, rules: Rules) -> Tree:
+    """A tree with the files marked that the rules keep.
 
     Raises:
         SealError: A keep rule names nothing, or a library is missing.
@@ -273,6 +274,19 @@ def seal(root: Path, rules: Rules) -> dict[str, int]:
         for path in found:
             if not dropped.fullmatch(path):
                 tree.keep(path, bundle=bundle)
+    return tree
+
+
+def seal(root: Path, rules: Rules) -> dict[str, int]:
+    """Apply the rules to a tree in place.
+
+    Returns:
+        How many files were kept and removed.
+
+    Raises:
+        SealError: A keep rule names nothing, or a library is missing.
+    """
+    tree = choose(root, rules)
     removed = sorted(set(tree.files) - tree.kept - {f"/{name}" for name in MERGED})
     for path in removed:
         (root / path[1:]).unlink()
@@ -281,6 +295,30 @@ def seal(root: Path, rules: Rules) -> dict[str, int]:
         place = root / path[1:]
         if path not in wanted and not any(place.iterdir()):
             place.rmdir()
+    _add(root, rules)
+    return {"kept": len(tree.kept), "removed": len(removed)}
+
+
+def extract(root: Path, rules: Rules, target: Path) -> int:
+    """Copy what the rules keep of a tree into another, which holds files of its own already.
+
+    Returns:
+        How many files were copied.
+
+    Raises:
+        SealError: As for :func:`choose`.
+    """
+    tree = choose(root, rules)
+    for path in sorted(tree.kept | {f"/{name}" for name in MERGED & {path[1:] for path in tree.files}}):
+        place = target / path[1:]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.is_symlink() and not place.exists():
+            shutil.copy2(root / path[1:], place, follow_symlinks=False)
+    _add(target, rules)
+    return len(tree.kept)
+
+
+def _add(root: Path, rules: Rules) -> None:
     for path in rules.directory:
         (root / path[1:]).mkdir(parents=True, exist_ok=True)
     for path, target in rules.link:
@@ -288,7 +326,19 @@ def seal(root: Path, rules: Rules) -> dict[str, int]:
         place.unlink(missing_ok=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(target)
-    return {"kept": len(tree.kept), "removed": len(removed)}
+
+
+def make_archive(root: Path, output: Path, epoch: int) -> None:
+    """A compressed cpio archive of a tree: owned by root, every file of one time, names in order."""
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    for name in names:
+        os.utime(root / name, (epoch, epoch), follow_symlinks=False)
+    listed = "\0".join(names).encode()
+    plain = output.with_suffix(".cpio")
+    command = ["cpio", "--create", "--reproducible", "--renumber-inodes", "--null", "--format=newc", "--quiet",
+               "--owner=0:0", "--directory", str(root), "--file", str(plain)]  # fmt: skip
+    subprocess.run(command, input=listed, check=True)  # noqa: S603 - the tools tree's
+    subprocess.run(["zstd", "--quiet", "-19", "-T0", "--rm", "-o", output, plain], check=True)  # noqa: S603, S607 - as above
 
 
 def unpack_modules(directory: Path) -> None:
@@ -356,25 +406,73 @@ def _parents(path: str) -> Iterator[str]:
             yield str(parent)
 
 
-def main(arguments: list[str]) -> int:
-    """``seal LIST RULES…``: apply rules files to the tree that ``$BUILDROOT`` names, then list it in ``$OUTPUTDIR``."""
-    listed, *arguments = arguments
-    root = Path(os.environ["BUILDROOT"])
+def make_initrd(root: Path, overlay: Path, names: Sequence[str]) -> None:
+    """The initrd out of a root that is not sealed yet: into ``$ARTIFACTDIR``, where mkosi looks for it.
+
+    Args:
+        root: The root.
+        overlay: Files that only the initrd has.
+        names: Rules files.
+
+    Raises:
+        SealError: As for :func:`choose`.
+    """
+    rules = read_rules(names)
+    with TemporaryDirectory() as scratch:
+        tree = Path(scratch) / "tree"
+        shutil.copytree(overlay, tree, symlinks=True)
+        count = extract(root, rules, tree)
+        (Path(os.environ["OUTPUTDIR"]) / INITRD_LIST).write_text(list_files(tree), encoding="utf-8")
+        place = Path(os.environ["ARTIFACTDIR"]) / "io.mkosi.initrd"
+        place.mkdir(exist_ok=True)
+        make_archive(tree, place / "chrysalis.initrd", int(os.environ["SOURCE_DATE_EPOCH"]))
+    sys.stderr.write(f"seal: {count} files copied into the initrd\n")
+
+
+def read_rules(names: Sequence[str]) -> Rules:
+    """Rules files, one after the other.
+
+    Raises:
+        SealError: A line is no rule.
+    """
     rules = Rules()
-    try:
-        for name in arguments:
-            rules.read(Path(name).read_text(encoding="utf-8"), name)
-        counts = seal(root, rules)
-    except SealError as error:
-        sys.stderr.write(f"seal: {error}\n")
-        return 1
+    for name in names:
+        rules.read(Path(name).read_text(encoding="utf-8"), name)
+    return rules
+
+
+def seal_root(root: Path, names: Sequence[str]) -> None:
+    """Seal the image's root, unpack its modules, compile its Python, list it.
+
+    Raises:
+        SealError: As for :func:`choose`.
+    """
+    rules = read_rules(names)
+    counts = seal(root, rules)
     for path in rules.modules:
         for directory in sorted((root / path[1:]).iterdir()):
             unpack_modules(directory)
     for path in rules.compile:
         compile_python(root, path)
-    (Path(os.environ["OUTPUTDIR"]) / listed).write_text(list_files(root), encoding="utf-8")
+    (Path(os.environ["OUTPUTDIR"]) / ROOT_LIST).write_text(list_files(root), encoding="utf-8")
     sys.stderr.write(f"seal: {counts['kept']} files kept, {counts['removed']} removed\n")
+
+
+def main(arguments: list[str]) -> int:
+    """``seal initrd OVERLAY RULES…`` or ``seal root RULES…``, on the tree that ``$BUILDROOT`` names."""
+    root = Path(os.environ["BUILDROOT"])
+    try:
+        match arguments:
+            case ["initrd", overlay, *names]:
+                make_initrd(root, Path(overlay), names)
+            case ["root", *names]:
+                seal_root(root, names)
+            case _:
+                sys.stderr.write(f"seal: {arguments} is no way to call this\n")
+                return 2
+    except SealError as error:
+        sys.stderr.write(f"seal: {error}\n")
+        return 1
     return 0
 
 

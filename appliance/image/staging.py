@@ -12,8 +12,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.image.artefacts import INITRD_FILES, ROOT_FILES
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,13 +28,14 @@ _NOT_STAGED = ("lock", "packages", "gpu", "README.md")
 _SEAL = "seal"
 
 
-def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, seal: Path) -> None:
+def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, epoch: int, seal: Path) -> None:
     """Fill the configuration directory.
 
     Args:
         recipe: What is built.
         config: The directory, which is made.
         trees: Names below :data:`TREES` that go into the image.
+        epoch: The time that everything in the image bears, seconds since 1970.
         seal: The program that removes what no rule names (:mod:`appliance.image.seal`).
     """
     shutil.copytree(
@@ -45,7 +44,6 @@ def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, seal: Path) -> 
     names = list(trees)
     _write(config / "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources", apt_source())
     _write(config / "mkosi.conf.d/90-staged.conf", content_settings(recipe.packages, names))
-    _write(config / "mkosi.images/initrd/mkosi.conf.d/90-staged.conf", content_settings(recipe.initrd_packages, ()))
     # The kernel and the stub are read by mkosi after the root is sealed, and are in the UKI: not in the root as well.
     excluded = [f"/usr/lib/modules/{recipe.kernel}/vmlinuz", "/usr/lib/systemd/boot"]
     _write(config / "mkosi.repart/10-root.conf.d/staged.conf",
@@ -57,8 +55,12 @@ def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, seal: Path) -> 
     for name in recipe.mkosi_profiles:
         for path in (f"mkosi.profiles/{name}/seal.rules", f"{_SEAL}/{name}.rules"):
             rules += [path] if (config / path).is_file() else []
-    _script(config / "mkosi.finalize", ROOT_FILES, rules)
-    _script(config / "mkosi.images/initrd/mkosi.finalize", INITRD_FILES, [f"{_SEAL}/initrd.rules"])
+    script = f'#!/bin/sh -e\nseal="/usr/bin/python3 -I $SRCDIR/{_SEAL}/seal.py"\n'
+    script += f"export SOURCE_DATE_EPOCH={epoch}\n"
+    script += f'$seal initrd "$SRCDIR"/initrd "$SRCDIR"/{_SEAL}/initrd.rules\n'
+    script += "$seal root" + "".join(f' "$SRCDIR"/{name}' for name in rules) + "\n"
+    _write(config / "mkosi.finalize", script)
+    (config / "mkosi.finalize").chmod(0o755)
     normalise(config)
 
 
@@ -142,12 +144,6 @@ def _only_top(top: Path, names: Iterable[str]) -> Any:
         return {name for name in entries if Path(directory) == top and name in ignored}
 
     return ignore
-
-
-def _script(path: Path, listed: str, rules: Iterable[str]) -> None:
-    files = " ".join(f'"$SRCDIR"/{name}' for name in rules)
-    _write(path, f'#!/bin/sh\nexec /usr/bin/python3 -I "$SRCDIR"/{_SEAL}/seal.py {listed} {files}\n')
-    path.chmod(0o755)
 
 
 def _write(path: Path, text: str) -> None:
