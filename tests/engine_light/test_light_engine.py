@@ -74,7 +74,7 @@ async def answer(engine: EngineSupervisor, **options: Any) -> str:
 async def events(engine: EngineSupervisor, asked: dict[str, Any]) -> list[dict[str, Any]]:
     async with await engine.client.open(CHAT, json.dumps(asked).encode(), timeout=120) as response:
         assert response.status == 200
-        assert dict(response.headers)["content-type"].startswith("text/event-stream")
+        assert dict(response.headers)["Content-Type"].startswith("text/event-stream")
         text = (await response.read(1 << 22)).decode()
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
     assert lines.pop() == "[DONE]"
