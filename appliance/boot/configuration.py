@@ -108,6 +108,14 @@ def check(handed: Handed) -> GuestConfig:
         raise ConfigError(f"configuration: {said}") from None
 
 
+def host_alone(handed: Handed) -> GuestHost | None:
+    """The host's text where the others were refused: its addresses may still let the machine be attested."""
+    try:
+        return _text(handed, "host.toml", GuestHost)
+    except ConfigError:
+        return None
+
+
 async def bind(registers: Registers, config: GuestConfig | None) -> None:
     """Extend register 14 with the measured configuration's digest, or with the value that says there is none."""
     log.info("configuration", state="refused" if config is None else config.measured.digest().hex())

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from pydantic import ValidationError
 
 from appliance.assembly import collateral_source, open_verifier
+from appliance.boot import platform as machine_platform
 from appliance.boot.configuration import MACHINE_FILE
 from appliance.chain.addresses import Address
 from appliance.config.models import WorkerConfig
@@ -23,8 +25,9 @@ from appliance.worker.evidence import staple
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
 from attestation.errors import AttestationError
-from attestation.platforms import open_platform
+from attestation.platforms import Tpm, open_platform
 from attestation.ratls import Identity
+from attestation.tpm import references
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from appliance.boot.system import System
+    from attestation.platforms import Platform
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +43,10 @@ ROLE: Final = "status"
 REFRESH_S: Final = 3600.0
 RETRY_S: Final = 30.0
 MIN_INTERVAL_S: Final = 0.5
+
+
+REFUSED: Final = WorkloadStatement(image=bytes(32), measured_config=bytes(32), role=ROLE)
+"""What a machine without an accepted configuration says: that there is none."""
 
 
 class Prover:
@@ -53,26 +61,27 @@ class Prover:
         """Make the first quote.
 
         Returns:
-            None where this machine's policy asks for no evidence, or it has nothing to make it with.
+            None where this machine has nothing to make evidence with.
 
         Raises:
             AttestationError: The platform gives no quote.
             StageError: What the boot wrote down cannot be read.
         """
-        config = read_machine(system)
-        if config is None:
+        config, attestable = read_machine(system), machine_platform.read(system)
+        if attestable is None:
             return None
-        platform = open_platform(config.measured.trust.policy, config.host.quote_source)
+        platform = open_platform(attestable.platform, attestable.quote_source, attestation_ca=attestable.attestation_ca)
         if platform is None:
             return None
         identity = await Identity.create(platform, key=key)
-        verdict = await open_verifier(config.measured.trust, config.host).verify_certificate(identity.certificate)
-        statement = describe(config, verdict.image_hash)
+        image = await _image(platform, identity, config)
+        statement = REFUSED if config is None else describe(config, image)
+        source = collateral_source(config.host) if config is not None else None
         maker = EvidenceMaker(
             platform,
             identity,
-            statement=lambda: statement,
-            collateral=staple(lambda: identity.certificate, collateral_source(config.host)),
+            statement=lambda: replace(statement, image=image),
+            collateral=staple(lambda: identity.certificate, source),
             min_interval=MIN_INTERVAL_S,
         )
         return cls(identity, maker)
@@ -97,6 +106,16 @@ class Prover:
     async def close(self) -> None:
         """Stop making evidence."""
         await self._maker.close()
+
+
+async def _image(platform: Platform, identity: Identity, config: WorkerConfig | None) -> bytes:
+    """This machine's identity as a verifier will compute it; zeros where that takes a policy and there is none."""
+    if isinstance(platform, Tpm):
+        return references.image_hash(await platform.registers())
+    if config is None:
+        return bytes(32)
+    verdict = await open_verifier(config.measured.trust, config.host).verify_certificate(identity.certificate)
+    return verdict.image_hash
 
 
 def read_machine(system: System) -> WorkerConfig | None:

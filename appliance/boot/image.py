@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,7 +28,7 @@ class ImageInfo(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    profile: Literal["engine-cpu", "engine-gpu"]
+    profile: str = Field(max_length=64)
     debug: bool = False
     engine: EngineInfo | None = None
     source_date_epoch: int = Field(ge=0)

@@ -11,7 +11,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from appliance.boot.platform import DIRECTORY, TSM
+from appliance.boot.platform import DIRECTORY, TSM, Attestable, publish
 from appliance.boot.stages import write_atomically
 from attestation.platforms.tpm import CHAIN_FILE, Tpm
 from attestation.tpm import logs
@@ -38,6 +38,7 @@ async def make(system: System, found: Found, *, authority: str | None, users: di
         CollectionError: No key, or the authority gives no certificate.
         OSError: A file cannot be handed on.
     """
+    publish(system, Attestable(found.name, found.source("status"), authority))
     if found.name == "tpm":
         base = system.path(DIRECTORY)
         for name in SERVICES:

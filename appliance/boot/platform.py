@@ -1,11 +1,14 @@
-"""The platform stage: what this machine can prove itself with, and access to it for the services that do."""
+"""The platform stage: what this machine can prove itself with, and whether that can pass its own policy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
+from appliance.boot.stages import write_atomically
 from appliance.errors import StageError
+from attestation.platforms import detect
 
 if TYPE_CHECKING:
     from appliance.boot.system import System
@@ -15,6 +18,8 @@ TSM: Final = "/sys/kernel/config/tsm/report"
 TPM: Final = "/dev/tpmrm0"
 DIRECTORY: Final = "/run/chrysalis/tpm"
 """Each service that makes evidence has a directory of its own in it."""
+FILE: Final = "platform.json"
+"""What the status port needs to make evidence, also where the configuration was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +28,36 @@ class Found:
 
     Attributes:
         name: ``tdx``, ``tpm`` or ``none``.
-        quote_source: Where quotes are made, for the platforms that need to know.
+        why: What was looked at, for people.
     """
 
     name: str
-    quote_source: str | None = None
+    why: str = ""
+
+    def source(self, service: str) -> str | None:
+        """Where a service's quotes are made, for the platforms that need to know."""
+        return {"tpm": f"{DIRECTORY}/{service}", "tdx": TSM}.get(self.name)
 
 
-def detect(system: System) -> Found:
+@dataclass(frozen=True, slots=True)
+class Attestable:
+    """What is written down for the status port.
+
+    Attributes:
+        platform: As :attr:`Found.name`.
+        quote_source: Its own.
+        attestation_ca: Who certifies a TPM's attestation key.
+    """
+
+    platform: str
+    quote_source: str | None
+    attestation_ca: str | None
+
+
+def find(system: System) -> Found:
     """Look at the machine: hardware that the CPU vendor vouches for comes first."""
-    if system.path("/dev/tdx_guest").exists() and system.path(TSM).is_dir():
-        return Found("tdx", TSM)
-    if system.path(TPM).exists():
-        return Found("tpm", f"{DIRECTORY}/worker")
-    return Found("none")
+    detection = detect(system.root)
+    return Found(detection.platform, "; ".join(str(finding) for finding in detection.findings))
 
 
 def judge(found: Found, trust: TrustConfig) -> None:
@@ -45,9 +66,34 @@ def judge(found: Found, trust: TrustConfig) -> None:
     Raises:
         StageError: It cannot.
     """
-    fits = {"tdx": {"tdx"}, "simulated": {"tdx", "tpm"}}.get(trust.policy)
+    fits = {
+        "tdx": {"tdx"},
+        "simulated": ({"tpm"} if trust.tpm_roots else set()) | ({"tdx"} if trust.simulated_roots else set()),
+    }.get(trust.policy)
     if fits is not None and found.name not in fits:
         raise StageError(
-            f"this machine has platform {found.name}, expected {' or '.join(sorted(fits))} for policy {trust.policy!r}",
+            f"this machine has platform {found.name}, expected {' or '.join(sorted(fits))} for policy {trust.policy!r}"
+            f" ({found.why})",
             hint="launch it on a host with that platform; a TPM is enough for development roots only",
         )
+
+
+def publish(system: System, attestable: Attestable) -> None:
+    """Write down what the status port needs."""
+    system.config.mkdir(mode=0o755, parents=True, exist_ok=True)
+    write_atomically(system.config / FILE, json.dumps(asdict(attestable)).encode(), 0o444)
+
+
+def read(system: System) -> Attestable | None:
+    """Read it back; None before it was written. It is our own: anything else is a fault.
+
+    Raises:
+        StageError: It cannot be read.
+    """
+    path = system.config / FILE
+    if not path.exists():
+        return None
+    try:
+        return Attestable(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise StageError(f"{path}: {type(error).__name__}") from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from appliance import logs
-from appliance.boot import clock, configuration, keys, model, network, platform, posture, timestamp
+from appliance.boot import clock, configuration, keys, model, network, platform, posture, state, timestamp
 from appliance.boot.configuration import Owners
 from appliance.boot.errors import ClockError
 from appliance.boot.image import read_image
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from appliance.boot.image import ImageInfo
     from appliance.boot.platform import Found
     from appliance.boot.stages import StageRecord
-    from appliance.config.guest import GuestConfig
+    from appliance.config.guest import GuestConfig, GuestHost
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +57,7 @@ class Boot:
         self._registers = registers
         self._image: ImageInfo | None = None
         self._config: GuestConfig | None = None
+        self._host: GuestHost | None = None
         self._found: Found | None = None
         self._gas_key = False
 
@@ -93,16 +94,18 @@ class Boot:
         return failed is None
 
     async def _configure(self) -> None:
+        handed = None
         try:
             self._image = read_image(self._system)
             handed = configuration.obtain(self._system)
             config = configuration.check(handed)
         except ChrysalisError:
             await self._bind(None)
+            self._host = configuration.host_alone(handed) if handed is not None else None
             raise
         await self._bind(config)
         self._gas_key = configuration.hand_on(self._system, handed, self._owners)
-        self._config = config
+        self._config, self._host = config, config.host
 
     async def _bind(self, config: GuestConfig | None) -> None:
         if self._registers is not None:
@@ -121,7 +124,7 @@ class Boot:
         clock.correct(signed, wanted.max_offset_s)
 
     async def _find_platform(self) -> None:
-        self._found = platform.detect(self._system)
+        self._found = platform.find(self._system)
         if self._config is not None:
             platform.judge(self._found, self._config.measured.trust)
 
@@ -129,8 +132,8 @@ class Boot:
         await posture.take(self._system, self._image or read_image(self._system))
 
     async def _make_keys(self) -> None:
-        found = self._found or platform.detect(self._system)
-        authority = self._config.host.attestation_ca if self._config is not None else None
+        found = self._found or platform.find(self._system)
+        authority = self._host.attestation_ca if self._host is not None else None
         if authority is not None:
             await network.connect(self._system)
         users = {"worker": self._owners.worker, "status": self._owners.status}
@@ -141,7 +144,7 @@ class Boot:
                 self._config,
                 gas_key=self._gas_key,
                 platform=found.name,
-                quote_source=found.quote_source,
+                quote_source=found.source("worker"),
             )
 
     async def _get_collateral(self) -> None:
@@ -149,7 +152,7 @@ class Boot:
 
     async def _bring_up_gpu(self) -> str | None:
         if self._image is not None and self._image.profile == "engine-gpu":
-            from appliance.boot import gpu  # type: ignore[attr-defined]  # noqa: PLC0415
+            from appliance.boot import gpu  # noqa: PLC0415
 
             await gpu.bring_up(self._system, self._config)
             return None
@@ -157,6 +160,7 @@ class Boot:
 
     async def _mount_model(self) -> None:
         if self._config is not None:
+            await state.mount(self._system, self._owners.worker)
             await model.mount(self._system, self._config.measured)
 
 
