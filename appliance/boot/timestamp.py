@@ -25,7 +25,7 @@ from appliance.boot.errors import ClockError, ToolError
 from appliance.boot.system import run_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAX_REPLY_BYTES: Final = 64 * 1024
 MAX_EXCHANGE_S: Final = 20.0
@@ -52,13 +52,16 @@ class SignedTime:
         return self.stamped + (monotonic - (self.asked + self.answered) / 2) - wall
 
 
-async def signed_time(authority: str, roots: Sequence[str], *, directory: Path) -> SignedTime:
+async def signed_time(
+    authority: str, roots: Sequence[str], *, directory: Path, clock: Callable[[], float] = time.monotonic
+) -> SignedTime:
     """Ask for the time and verify the answer.
 
     Args:
         authority: URL of the time-stamp authority.
         roots: DER certificates in base64.
         directory: Where files of the exchange are kept meanwhile.
+        clock: Monotonic seconds.
 
     Raises:
         ClockError: No answer, a slow one, or one that does not verify.
@@ -70,9 +73,9 @@ async def signed_time(authority: str, roots: Sequence[str], *, directory: Path) 
         digest = secrets.token_hex(32)
         try:
             await run_tool("openssl", "ts", "-query", "-digest", digest, "-sha256", "-cert", "-out", str(query))
-            asked = time.monotonic()
+            asked = clock()
             reply.write_bytes(await asyncio.to_thread(_post, authority, query.read_bytes()))
-            answered = time.monotonic()
+            answered = clock()
             stamped = read_time(
                 (await run_tool("openssl", "ts", "-reply", "-in", str(reply), "-text")).decode("latin-1")
             )
