@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from appliance.engine.progress import Progress, ProgressCallback, ignore_progress
 from appliance.model import stream
-from appliance.model.errors import VolumeFormatError, VolumeMismatchError
+from appliance.model.errors import PackError, VolumeFormatError, VolumeMismatchError
 from appliance.model.formats import BLOCK, FORMATS, FormatName, VolumeFormat, find
 from appliance.model.naming import VolumeName
 from appliance.model.packing import HASH_SUFFIX
@@ -94,7 +94,10 @@ def verify(
             f"{path.name} has root hash {summary.root_hash}, expected {expected}",
             hint="it is another model or version, or its hash area was altered: get the file again",
         )
-    _compare(path, summary, expected, progress, workers)
+    try:
+        _compare(path, summary, expected, progress, workers)
+    except OSError as error:
+        raise PackError(f"{error.filename or summary.hash_path}: {error.strerror}") from None
     return summary
 
 

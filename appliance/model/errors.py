@@ -5,7 +5,7 @@
     ApplianceError
     └── ModelVolumeError
         ├── CheckpointError         a directory that may not become a model volume; the file and the reason are named
-        ├── PackError               the volume cannot be written
+        ├── PackError               a file cannot be read or written
         ├── VolumeFormatError       a file or device is no volume of that format: size or verity superblock
         ├── VolumeMismatchError     a volume of that format, but not the named model's, or altered
         └── VolumeOpenError         the kernel would not open or mount it
@@ -25,7 +25,7 @@ class CheckpointError(ModelVolumeError):
 
 
 class PackError(ModelVolumeError):
-    """The volume cannot be written; nothing is left under its name."""
+    """A file cannot be read or written; what was not finished is not left under the volume's name."""
 
 
 class VolumeFormatError(ModelVolumeError):

@@ -77,7 +77,8 @@ def pack(
         commit: The checkpoint's version, as its publisher counts.
         format: ``erofs``, or ``cocoon-tar`` for the reference's machines.
         progress: Told of the steps; the second counts bytes.
-        workers: Processes that hash; as many as there are processors by default.
+        workers: Processes that hash; as many as there are processors by default. More than one need a main module that
+            can be imported again (multiprocessing, "spawn").
 
     Raises:
         CheckpointError: The directory holds what must not be in a volume.
