@@ -160,7 +160,7 @@ def read_elf(data: bytes | mmap.mmap) -> Elf | None:
 
         needed = tuple(text(value) for tag, value in entries if tag == _DT_NEEDED)
         paths = [text(value) for tag, value in entries if tag in (_DT_RPATH, _DT_RUNPATH)]
-    except (struct.error, ValueError, StopIteration) as error:
+    except (struct.error, ValueError, OverflowError, StopIteration) as error:
         raise SealError(f"malformed ELF file: {error}") from None
     return Elf(needed, tuple(part for path in paths for part in path.split(":") if part), interpreter)
 
