@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--upgrade", action="store_true", help="Python packages: the newest versions that fit")
     parser.add_argument("--archive", metavar="URL", help="Debian archive for the image's packages; apt's by default")
     parser.add_argument("--security-archive", metavar="URL", help="the same for security updates")
+    parser.add_argument("--older", action="store_true", help="take an archive of an earlier day than the locks' too")
     arguments = parser.parse_args()
     for step, (script, checks) in STEPS.items():
         if (arguments.only and step not in arguments.only) or (arguments.check and not checks):
@@ -39,6 +40,7 @@ def main() -> int:
         words += ["--upgrade"] if arguments.upgrade and step != "image" else []
         if step == "image":
             words += ["--archive", arguments.archive] if arguments.archive else []
+            words += ["--older"] if arguments.older else []
             words += ["--security-archive", arguments.security_archive] if arguments.security_archive else []
         print(f"+ {' '.join(words)}", flush=True)
         if status := subprocess.run(words, check=False).returncode:

@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--archive", metavar="URL", help="the main archive (its folders are dists/ and pool/)")
     parser.add_argument("--security-archive", metavar="URL", help="the archive of security updates")
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a lock would change")
+    parser.add_argument("--older", action="store_true", help="take an archive of an earlier day than the locks' too")
     parser.add_argument("--wheels", action="store_true", help="only the wheel locks; needs the package index alone")
     parser.add_argument("--index", action="store_true", help="only write the index of locks; needs no network")
     arguments = parser.parse_args()
@@ -35,7 +36,7 @@ def main() -> int:
     if not arguments.wheels:
         archives = from_machine(arguments.archive, arguments.security_archive)
         print(f"archives: {archives.main} and {archives.security}")
-        words += make_locks(ROOT, archives, write=not arguments.check, say=print)
+        words += make_locks(ROOT, archives, older=arguments.older, write=not arguments.check, say=print)
     words += make_wheel_locks(ROOT, write=not arguments.check, say=print)
     print("\n".join(words) if words else "nothing changed")
     stale = arguments.check and (words or (ROOT / INDEX).read_bytes() != make_index(ROOT))

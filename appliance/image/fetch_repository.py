@@ -7,7 +7,6 @@ installed. It is not signed: each file was checked against the lock, and the loc
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -83,11 +82,6 @@ def make_repository(locks: Iterable[PackageLock], *, directory: Path | None = No
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
-
-
-def index_digest(repository: Path) -> str:
-    """SHA-256 of a repository's index, in hexadecimal: it names every file's digest."""
-    return hashlib.sha256((repository / INDEX).read_bytes()).hexdigest()
 
 
 def _check(lock: PackageLock, place: Path) -> None:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from appliance.engine.errors import DiskFullError, HashMismatchError, NetworkError
 from appliance.engine.pip import explain
@@ -33,13 +34,14 @@ from appliance.image.lock_wheels import IMAGE_PYTHON
 from appliance.image.resolve_tags import platforms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from appliance.engine.progress import ProgressCallback
     from appliance.engine.tool import ToolResult
     from appliance.image.lock_wheels import LockedWheel, WheelLock
 
 _GONE = re.compile(r"No matching distribution found|Could not find a version that satisfies")
+_BEGINS = re.compile(r"\s*Downloading (\S+\.whl)(?: \(|$)")
 _OPTIONS = (
     # pip tells of a network that fails only when it tries again; without that "no answer" reads like "gone"
     *("--retries", "2"),
@@ -80,7 +82,7 @@ async def fetch_wheels(
     done = lock.size - sum(item.size for item in missing)
     progress(Progress("wheels", done, lock.size, "bytes", lock.name))
     for batch in _batches(missing):
-        await _download(batch, place)
+        await _download(batch, place, _counting(batch, done, lock.size, progress))
         done += sum(item.size for item in batch)
         progress(Progress("wheels", done, lock.size, "bytes", batch[-1].filename))
     return wheelhouse(lock, directory=place)
@@ -137,7 +139,21 @@ def _batches(wheels: Iterable[LockedWheel]) -> Iterable[list[LockedWheel]]:
         yield batch
 
 
-async def _download(batch: list[LockedWheel], place: Path) -> None:
+def _counting(batch: list[LockedWheel], done: int, total: int, progress: ProgressCallback) -> Callable[[str], None]:
+    """Follow pip's lines: when it begins a file, the ones before it are there."""
+    sizes = {item.filename: item.size for item in batch}
+    begun: dict[str, int] = {}
+
+    def on_line(line: str) -> None:
+        found = _BEGINS.match(line)
+        if found and (name := unquote(found[1].rpartition("/")[2])) in sizes and name not in begun:
+            progress(Progress("wheels", done + sum(begun.values()), total, "bytes", name))
+            begun[name] = sizes[name]
+
+    return on_line
+
+
+async def _download(batch: list[LockedWheel], place: Path, on_line: Callable[[str], None]) -> None:
     """One run of pip into a scratch directory, then each wheel to its place."""
     (place / "wheels").mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".fetch-", dir=place / "wheels"))
@@ -147,7 +163,7 @@ async def _download(batch: list[LockedWheel], place: Path) -> None:
         command = [*_pip(), "download", *_OPTIONS, "--dest", str(scratch), "--requirement", str(listed)]
         for name in platforms():
             command += ["--platform", name]
-        result = await run_tool(command)
+        result = await run_tool(command, on_line=on_line)
         if result.status:
             raise _failure(batch, result)
         for item in batch:

@@ -6,9 +6,11 @@ but an error: an archive never does that.
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from appliance.image.errors import LockError
+from appliance.image.lock_version import is_older, newest
 
 if TYPE_CHECKING:
     from appliance.image.lock import LockedPackage, PackageLock
@@ -36,6 +38,21 @@ def difference(old: PackageLock | None, new: PackageLock) -> list[str]:
             f"{_megabytes(old.size)} → {_megabytes(new.size)}"
         )
     return lines
+
+
+def require_no_step_back(old: PackageLock | None, new: PackageLock) -> None:
+    """Refuse indexes from before the ones that a lock was made from: an old archive is signed as well as ever.
+
+    Raises:
+        LockError: A suite's release file is older than the one that the lock names.
+    """
+    before = dict(old.indexes) if old else {}
+    for suite, date in new.indexes:
+        if suite in before and parsedate_to_datetime(date) < parsedate_to_datetime(before[suite]):
+            raise LockError(
+                f"{new.name}: the archive's {suite} is of {date}, the lock was made from one of {before[suite]}",
+                hint="an archive that went back in time hides security updates; where that is meant: --older",
+            )
 
 
 def wheel_difference(old: WheelLock | None, new: WheelLock) -> list[str]:
@@ -90,7 +107,9 @@ def _line(was: tuple[LockedPackage, ...], now: tuple[LockedPackage, ...]) -> str
         return f"  + {_versions(now)} ({_megabytes(sum(item.size for item in now))}, {_origin(now)})"
     if not now:
         return f"  - {_versions(was)}"
-    return f"  ~ {_versions(was)} → {_versions(now, name=False)} ({_origin(now)})"
+    older = is_older(newest(tuple(item.version for item in now)), newest(tuple(item.version for item in was)))
+    warning = ", OLDER than what is locked" if older else ""
+    return f"  ~ {_versions(was)} → {_versions(now, name=False)} ({_origin(now)}{warning})"
 
 
 def _versions(items: tuple[LockedPackage, ...], *, name: bool = True) -> str:

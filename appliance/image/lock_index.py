@@ -10,51 +10,17 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from appliance.image.errors import LockFormatError
-from appliance.image.lock import read_lock
 from appliance.image.lock_lists import PLANS
 from appliance.image.lock_wheels import WHEEL_PLANS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from appliance.image.lock import PackageLock
-
 LOCKS = "image/lock"
 INDEX = f"{LOCKS}/index.json"
 # Wheels of the builder's and developer's machine: requirement files with hashes.
 REQUIREMENTS = ("tools", "dev", "client", "verify")
 NPM_LOCKS = ("appliance/lab/npm/package-lock.json", "appliance/lab/npm/files.json")
-
-
-def profile_locks(checkout: Path, names: tuple[str, ...]) -> list[PackageLock]:
-    """The package locks of these names, read and checked against the index.
-
-    Raises:
-        LockFormatError: One is missing, malformed or not the one that the index names.
-    """
-    known = {entry["path"]: entry["sha256"] for entry in read_index(checkout)}
-    found = []
-    for name in names:
-        path = f"{LOCKS}/{name}.json"
-        lock = read_lock(checkout / path)
-        if known.get(path) != _sha256(checkout / path):
-            raise LockFormatError(f"{path} is not the lock that {INDEX} names", hint="make the locks: just lock")
-        found.append(lock)
-    return found
-
-
-def read_index(checkout: Path) -> list[dict[str, str]]:
-    """The index's entries: ``kind``, ``path``, ``sha256``.
-
-    Raises:
-        LockFormatError: It is missing or malformed.
-    """
-    try:
-        content = json.loads((checkout / INDEX).read_bytes())
-        return [{key: str(entry[key]) for key in ("kind", "path", "sha256")} for entry in content["locks"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise LockFormatError(f"{INDEX}: {error}", hint="make the locks: just lock") from None
 
 
 def make_index(checkout: Path) -> bytes:

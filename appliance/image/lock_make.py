@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from appliance.image.lock import read_lock
-from appliance.image.lock_difference import difference, wheel_difference
+from appliance.image.lock_difference import difference, require_no_step_back, wheel_difference
 from appliance.image.lock_index import INDEX, LOCKS, make_index
 from appliance.image.lock_lists import PLANS
 from appliance.image.lock_wheels import WHEEL_PLANS, read_wheel_lock
@@ -32,6 +32,7 @@ def make_locks(
     *,
     plans: Iterable[LockPlan] = PLANS,
     keyring: Path = KEYRING,
+    older: bool = False,
     write: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
@@ -42,6 +43,7 @@ def make_locks(
         archives: Where the signed indexes are.
         plans: Which locks.
         keyring: The archive's keys.
+        older: Take indexes from before those that the locks were made from, too.
         write: Whether to write; without it only the difference is told.
         say: Told what is being done.
 
@@ -49,7 +51,8 @@ def make_locks(
         The differences in words; empty when no package changed.
 
     Raises:
-        LockError: A list or index is refused, or an archive changed a version's contents. Nothing was written.
+        LockError: A list or index is refused, or an archive changed a version's contents or went back in time. Nothing
+            was written.
         ArchiveUnreachableError: No answer from the archive.
     """
     plans = tuple(plans)
@@ -59,6 +62,8 @@ def make_locks(
     for name, lock in made.items():
         path = checkout / LOCKS / f"{name}.json"
         old = read_lock(path) if path.exists() else None
+        if not older:
+            require_no_step_back(old, lock)
         if lines := difference(old, lock):
             words += lines
             changed[path] = lock.to_bytes()

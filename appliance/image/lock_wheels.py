@@ -111,11 +111,6 @@ class WheelLock:
         """SHA-256 of the wheels' digests."""
         return hashlib.sha256("".join(f"{item.sha256}\n" for item in self.wheels).encode()).hexdigest()
 
-    @property
-    def requirements(self) -> str:
-        """A requirement file for ``pip install --no-index --no-deps --require-hashes``."""
-        return "".join(f"{item.requirement}\n" for item in self.wheels)
-
     def version(self, name: str) -> str:
         """The locked version of a package.
 

@@ -41,6 +41,7 @@ _SIGNATURE = re.compile(
     re.IGNORECASE,
 )
 _DIFFERS = re.compile(r"Hash Sum mismatch|unexpected size|Mirror sync in progress|weak security information")
+_STALE = re.compile(r"Release file for .* (?:is expired|is not valid yet)")
 _UNREACHABLE = re.compile(
     r"Could not (?:connect|resolve)|Connection (?:failed|timed out|refused)|Temporary failure|Unable to connect"
     r"|Network is unreachable|\b(?:40[347]|5\d\d) +\w",
@@ -63,6 +64,10 @@ def explain(what: str, said: str) -> LockError | ArchiveUnreachableError:
     if _SIGNATURE.search(said):
         return SignatureRefusedError(
             f"{what}: {words}", hint="do not use this archive: only one that the keyring's keys signed is taken"
+        )
+    if _STALE.search(said):
+        return ResolveError(
+            f"{what}: {words}", hint="this archive is no longer kept up to date: name another, --archive URL"
         )
     return ResolveError(f"{what}: {words}")
 

@@ -72,6 +72,8 @@ class SmallArchive:
     root: Path
     key: Key
     debs: dict[str, list[tuple[Path, str, str]]] = field(default_factory=dict)
+    date: str = "Thu, 01 Jan 2026 00:00:00 UTC"
+    valid_until: str = ""
 
     def add(
         self,
@@ -109,6 +111,10 @@ class SmallArchive:
         entries.append((path, component, stanza))
         return path
 
+    def withdraw(self, suite: str, name: str) -> None:
+        """Take a package out of a suite's index."""
+        self.debs[suite] = [entry for entry in self.debs[suite] if not entry[2].startswith(f"Package: {name}\n")]
+
     def file(self, item: LockedPackage) -> Path:
         """Where the pool has a locked package."""
         return self.root / item.archive / item.filename
@@ -133,7 +139,8 @@ class SmallArchive:
                 (folder / name).write_bytes(data)
                 rows.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} {component}/binary-amd64/{name}\n")
         (directory / "Release").write_text(
-            f"Origin: Test\nLabel: Test\nSuite: {suite}\nCodename: {suite}\nDate: Thu, 01 Jan 2026 00:00:00 UTC\n"
+            f"Origin: Test\nLabel: Test\nSuite: {suite}\nCodename: {suite}\nDate: {self.date}\n"
+            f"{f'Valid-Until: {self.valid_until}' if self.valid_until else 'Version: 1'}\n"
             f"Architectures: all amd64\nComponents: main contrib non-free non-free-firmware\n"
             f"SHA256:\n{''.join(rows)}"
         )

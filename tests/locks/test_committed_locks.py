@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from appliance.engine.lockfile import parse as parse_requirements
 from appliance.image.fetch_repository import combined
 from appliance.image.lock import PackageLock, read_lock
-from appliance.image.lock_index import INDEX, LOCKS, make_index, profile_locks, read_index
+from appliance.image.lock_index import INDEX, LOCKS, make_index
 from appliance.image.lock_lists import PLANS, PROFILES, read_list
 from appliance.image.lock_make import LISTS
 from appliance.image.lock_wheels import WHEEL_PLANS, read_wheel_lock
@@ -78,9 +80,14 @@ def test_the_images_configuration_asks_for_nothing_that_is_not_locked(
 
 def test_the_index_names_every_lock_as_it_is() -> None:
     assert (ROOT / INDEX).read_bytes() == make_index(ROOT), "run: python scripts/lock_image.py --index"
-    assert {entry["path"] for entry in read_index(ROOT)} >= {f"{LOCKS}/{plan.name}.json" for plan in PLANS}
-    for names in PROFILES.values():
-        assert [lock.name for lock in profile_locks(ROOT, names)] == list(names)
+    entries = json.loads((ROOT / INDEX).read_bytes())["locks"]
+    for entry in entries:
+        assert entry["sha256"] == hashlib.sha256((ROOT / entry["path"]).read_bytes()).hexdigest()
+    paths = {entry["path"] for entry in entries}
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / LOCKS).glob("*.json")} == {
+        path for path in paths if path.startswith(LOCKS)
+    } | {INDEX}
+    assert "appliance/lab/npm/package-lock.json" in paths
 
 
 @pytest.mark.parametrize("name", WHEEL_PLANS)

@@ -66,6 +66,8 @@ async def test_a_second_run_starts_no_pip(lock: WheelLock, index: Server, tmp_pa
     first = await fetch_wheels(lock, directory=tmp_path / "cache", progress=reports.append)
     assert {path.name for path in first.iterdir()} == {item.filename for item in lock.wheels}
     assert (reports[0].done, reports[-1].done) == (0, lock.size)
+    assert {item.detail for item in reports} >= {item.filename for item in lock.wheels}
+    assert [item.done for item in reports] == sorted(item.done for item in reports)
     index.asked.clear()
     assert await fetch_wheels(lock, directory=tmp_path / "cache") == first
     assert index.asked == []

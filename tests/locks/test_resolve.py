@@ -173,3 +173,45 @@ def test_the_same_version_with_other_contents_is_never_locked(
     archive.publish()
     words = make_locks(checkout, server.archives, plans=PLANS, keyring=key.public)
     assert words[0].startswith("  ~ engine 1 → 1.1")
+
+
+def test_an_archive_that_goes_back_in_time_is_refused(
+    checkout: Path, server: Server, key: Key, archive: SmallArchive
+) -> None:
+    """A replayed archive: everything in it is signed, and it lacks the last security update."""
+
+    def make(*, older: bool = False) -> list[str]:
+        return make_locks(checkout, server.archives, plans=PLANS, keyring=key.public, older=older)
+
+    archive.date = "Fri, 02 Jan 2026 00:00:00 UTC"
+    archive.publish()
+    make()
+    before = (checkout / "image/lock/base.json").read_bytes()
+    archive.withdraw("trixie-security", "kernel")
+    archive.date = "Thu, 01 Jan 2026 00:00:00 UTC"
+    archive.publish()
+    with pytest.raises(LockError, match="the lock was made from one of Fri, 02 Jan 2026") as caught:
+        make()
+    assert "--older" in caught.value.hint
+    assert (checkout / "image/lock/base.json").read_bytes() == before
+    archive.date = "Sat, 03 Jan 2026 00:00:00 UTC"  # control: a later day; the older version is pointed out
+    archive.publish()
+    assert make()[0] == "  ~ kernel 6.12.2 → 6.12.1 (trixie/main, OLDER than what is locked)"
+    archive.date = "Thu, 01 Jan 2026 00:00:00 UTC"
+    archive.publish()
+    assert make(older=True) == []
+
+
+def test_an_archive_whose_indexes_ran_out_is_refused(
+    checkout: Path, server: Server, key: Key, archive: SmallArchive
+) -> None:
+    archive.valid_until = "Fri, 02 Jan 2026 00:00:00 UTC"
+    archive.publish()
+    with pytest.raises(ResolveError, match="expired") as caught:
+        made(checkout, server, key)
+    assert "--archive URL" in caught.value.hint
+    unchecked = replace(server.archives, acquire=(("Check-Valid-Until", "false"),))
+    words: list[str] = []
+    lists = checkout / "image/packages"
+    assert resolve(lists, unchecked, plans=PLANS, keyring=key.public, say=words.append)  # control: as a machine may say
+    assert "told not to look at the age" in words[0]
