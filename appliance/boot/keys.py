@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 from appliance.boot.platform import DIRECTORY, TSM, Attestable, publish
@@ -25,14 +26,22 @@ if TYPE_CHECKING:
 SERVICES: Final = ("worker", "status")
 
 
-async def make(system: System, found: Found, *, authority: str | None, users: dict[str, tuple[int, int]]) -> None:
+async def make(
+    system: System,
+    found: Found,
+    *,
+    authority: str | None,
+    users: dict[str, tuple[int, int]],
+    tcti: str | None = None,
+) -> None:
     """Make the machine ready to be attested.
 
     Args:
         system: The machine.
         found: Its platform.
         authority: Who certifies a TPM's attestation key.
-        users: User and group numbers of :data:`SERVICES`; the group may read the logs.
+        users: User and group numbers of :data:`SERVICES`.
+        tcti: Another TPM than the kernel's, as its tools name it.
 
     Raises:
         CollectionError: No key, or the authority gives no certificate.
@@ -43,17 +52,22 @@ async def make(system: System, found: Found, *, authority: str | None, users: di
         base = system.path(DIRECTORY)
         for name in SERVICES:
             _own_directory(base / name, users[name])
-        write_atomically(base / logs.SNAPSHOT.name, logs.gather().encode(), 0o444)
+        write_atomically(base / logs.SNAPSHOT.name, logs.gather(_log_files(system)).encode(), 0o444)
         if authority is None:
             return
         own = base / "boot"
-        await Tpm(None, own, authority).prepare()
+        await Tpm(tcti, own, authority).prepare()
         for name in SERVICES:
             write_atomically(base / name / CHAIN_FILE, (own / CHAIN_FILE).read_bytes(), 0o400, owner=users[name])
         shutil.rmtree(own)
     elif found.name == "tdx":
         # Each service makes an entry of its own below; configfs gives an entry to whoever made it.
         system.path(TSM).chmod(0o1777)
+
+
+def _log_files(system: System) -> logs.LogFiles:
+    files = logs.LogFiles()
+    return logs.LogFiles(**{field.name: system.path(str(getattr(files, field.name))) for field in fields(files)})
 
 
 def _own_directory(path: Path, user: tuple[int, int]) -> None:
