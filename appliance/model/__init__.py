@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from appliance.model.formats import VolumeFormat
     from appliance.model.naming import VolumeName
     from appliance.model.packing import PackedModel, pack
-    from appliance.model.volume import close_volume, open_volume
+    from appliance.model.volume import close_volume, find_damage, open_volume
 
 __all__ = [
     "Checkpoint",
@@ -36,6 +36,7 @@ __all__ = [
     "VolumeSummary",
     "close_volume",
     "examine",
+    "find_damage",
     "open_volume",
     "pack",
     "show",
@@ -59,6 +60,7 @@ if not TYPE_CHECKING:
             "VolumeSummary": "checking",
             "close_volume": "volume",
             "examine": "checkpoint",
+            "find_damage": "volume",
             "open_volume": "volume",
             "pack": "packing",
             "show": "checking",

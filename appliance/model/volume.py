@@ -30,6 +30,7 @@ MAPPING: Final = "chrysalis-model"
 """Name of the dm-verity mapping."""
 OPTIONS: Final = "ro,nodev,nosuid,noexec"
 _SECTOR: Final = 512
+_PIECE: Final = 1 << 20
 _TIMEOUT_S: Final = 60.0
 
 Execute = Callable[[Sequence[str]], str]
@@ -84,7 +85,7 @@ def open_volume(
 
     Raises:
         VolumeFormatError: The device holds no volume of that format and size.
-        VolumeMismatchError: It holds another model's.
+        VolumeMismatchError: It holds another model's, or what the file system begins with was altered.
         VolumeOpenError: The device is not there, or the kernel would not map or mount it.
     """
     form = find(format)
@@ -106,7 +107,7 @@ def open_volume(
     if not mount_point.is_mount():
         minor = execute(["dmsetup", "info", "--columns", "--noheadings", "--options", "minor", mapping]).strip()
         mount_point.mkdir(mode=0o755, parents=True, exist_ok=True)
-        execute(["mount", "-t", "erofs", "-o", OPTIONS, f"/dev/dm-{minor}", str(mount_point)])
+        _mount(f"/dev/dm-{minor}", device, mount_point, mapping, execute)
     return mount_point
 
 
@@ -120,6 +121,30 @@ def close_volume(*, mount_point: Path = MOUNT_POINT, mapping: str = MAPPING, exe
         execute(["umount", str(mount_point)])
     if _exists(mapping, execute):
         execute(["dmsetup", "remove", mapping])
+
+
+def find_damage(mount_point: Path = MOUNT_POINT) -> str | None:
+    """Read every file of an open volume; for whoever could not load the model and wants to say why.
+
+    Needs no privileges beyond reading the files.
+
+    Returns:
+        What is wrong: the file, and from which byte it cannot be read. None where everything reads as it was packed.
+    """
+    for path in sorted(path for path in mount_point.rglob("*") if path.is_file()):
+        at = 0
+        try:
+            with path.open("rb", buffering=0) as file:
+                while got := len(file.read(_PIECE)):
+                    at += got
+        except OSError as error:
+            name = path.relative_to(mount_point)
+            if error.errno == errno.EIO:
+                return (
+                    f"the model volume was altered: {name} from byte {at} does not match the hash in the model's name"
+                )
+            return f"{name} cannot be read from byte {at}: {error.strerror}"
+    return None
 
 
 def check_device(device: Path, root_hash: str, data_blocks: int, form: VolumeFormat) -> str:
@@ -172,6 +197,22 @@ def verity_table(device: str, root_hash: str, data_blocks: int, form: VolumeForm
         f"0 {data_blocks * (BLOCK // _SECTOR)} verity 1 {device} {device} {BLOCK} {BLOCK}"
         f" {data_blocks} {data_blocks + 1} {ALGORITHM} {root_hash} {form.salt.hex()}"
     )
+
+
+def _mount(mapped: str, device: Path, mount_point: Path, mapping: str, execute: Execute) -> None:
+    """Mount what is mapped; where that fails, say whether an altered block is why, and undo the mapping."""
+    try:
+        execute(["mount", "-t", "erofs", "-o", OPTIONS, mapped, str(mount_point)])
+    except VolumeOpenError:
+        # "V" while every block that was read matched its hash, "C" from the first that did not.
+        altered = execute(["dmsetup", "status", mapping]).split()[-1:] == ["C"]
+        execute(["dmsetup", "remove", mapping])
+        if altered:
+            raise VolumeMismatchError(
+                f"{device} was altered: a block that its file system begins with does not match the hash in the name",
+                hint="get the volume's file again; chrysalis model verify names the block",
+            ) from None
+        raise
 
 
 def _exists(mapping: str, execute: Execute) -> bool:

@@ -23,7 +23,7 @@ import json, os, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, "/")
 from appliance.model.errors import ModelVolumeError
-from appliance.model.volume import close_volume, open_volume
+from appliance.model.volume import close_volume, find_damage, open_volume
 
 settings = json.loads(open("/settings.json").read())
 subprocess.run(["modprobe", "-a", "virtio_pci", "virtio_blk", "dm-verity", "erofs", "sha256-ssse3"], check=True)
@@ -48,7 +48,7 @@ def look(disk, root, blocks):
             flags.append("written")
         except OSError as error:
             flags.append(error.strerror)
-        return {"files": found, "flags": flags}
+        return {"files": found, "flags": flags, "damage": find_damage(point)}
     except ModelVolumeError as error:
         return {"refused": type(error).__name__, "why": error.message}
     finally:
@@ -110,11 +110,13 @@ def test_a_real_kernel_opens_it_and_refuses_what_is_altered(image: Path, tmp_pat
     assert sound["files"] == sizes
     assert {"ro", "nosuid", "nodev", "noexec"} <= set(sound["flags"][0].split(","))
     assert sound["flags"][1] == "Read-only file system"
+    assert sound["damage"] is None
     assert data["files"] == sizes | {"zz.txt": "Input/output error"}
-    assert head["refused"] == "VolumeOpenError"
-    assert "mount" in head["why"]
+    assert data["damage"].startswith("the model volume was altered: zz.txt from byte ")
     # The first lower hash block covers the file system's own blocks: nothing of it can be mounted.
-    assert tree["refused"] == "VolumeOpenError"
+    for refused in (head, tree):
+        assert refused["refused"] == "VolumeMismatchError"
+        assert "was altered: a block that its file system begins with" in refused["why"]
     assert table == {"refused": "VolumeFormatError", "why": table["why"]}
     assert "hash block size is 4097" in table["why"]
     assert (other["refused"], size["refused"]) == ("VolumeMismatchError", "VolumeFormatError")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 from pathlib import Path
@@ -132,6 +134,44 @@ def test_more_behind_the_volume_does_not_matter(packed: PackedModel, tmp_path: P
     """A cloud's disks come in whole gigabytes."""
     (tmp_path / "disk").write_bytes(packed.path.read_bytes() + bytes(100_000))
     volume.check_device(tmp_path / "disk", packed.name[-64:], packed.data_blocks, EROFS)
+
+
+@pytest.mark.parametrize(("status", "error"), [("C", VolumeMismatchError), ("V", VolumeOpenError)])
+def test_a_volume_that_cannot_be_mounted(
+    packed: PackedModel, tmp_path: Path, block_device: None, status: str, error: type[Exception]
+) -> None:
+    """dm-verity says whether a block that does not match its hash was the reason; nothing stays mapped."""
+
+    class Refusing(Kernel):
+        def __call__(self, command: Sequence[str]) -> str:
+            if command[0] == "mount":
+                raise VolumeOpenError("mount ended with status 32: can't read superblock")
+            answer = super().__call__(command)
+            return f"0 152 verity {status}\n" if command[1] == "status" else answer
+
+    kernel = Refusing()
+    with pytest.raises(error, match="was altered" if status == "C" else "status 32"):
+        open_volume(packed.path, packed.name[-64:], packed.data_blocks, mount_point=tmp_path / "m", execute=kernel)
+    assert kernel.told[-1] == ["dmsetup", "remove", "chrysalis-model"]
+
+
+def test_damage_is_found_by_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.txt", "sub/model.safetensors"):
+        (tmp_path / name).write_bytes(b"a" * (3 << 20))
+    assert volume.find_damage(tmp_path) is None
+
+    class Broken(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if "model" in str(self.name) and self.tell() >= 2 << 20:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Broken(path))
+    assert volume.find_damage(tmp_path) == (
+        "the model volume was altered: sub/model.safetensors from byte 2097152"
+        " does not match the hash in the model's name"
+    )
 
 
 def test_a_file_is_no_device(packed: PackedModel) -> None:

@@ -61,7 +61,7 @@ SURFACE = {
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
     "appliance.model": """
         Checkpoint CheckpointError ModelVolumeError PackError PackedModel VolumeFormat
-        VolumeFormatError VolumeMismatchError VolumeName VolumeOpenError VolumeSummary close_volume examine open_volume
+        VolumeFormatError VolumeMismatchError VolumeName VolumeOpenError VolumeSummary close_volume examine find_damage open_volume
         pack show verify
     """,
     "appliance.wire": """
