@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from boot_machine import ME, machine, members, write
+from boot_machine import ME, MEASURED, machine, members, write
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
