@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from appliance.image.lock_version import is_older, newest
 
-RISING = """
-    0~~ 0~~a 0~ 0 0a 0+ 0.9 0.10 1.0~rc1-1 1.0-1 1.0-1+deb13u1 1.0-1.1 1.0-2 1.0.1-1 1:0.1-1 1:0.1-1+b1 2:0
-""".split()
+RISING = [
+    "0~~", "0~~a", "0~", "0", "0a", "0+", "0.9", "0.10", "1.0~rc1-1",
+    "1.0-1", "1.0-1+deb13u1", "1.0-1.1", "1.0-2", "1.0.1-1", "1:0.1-1", "1:0.1-1+b1", "2:0",
+]  # fmt: skip
 
 
 def test_versions_in_their_order() -> None:
