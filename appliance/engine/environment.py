@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 import tempfile
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -137,6 +136,8 @@ async def _build(final: Path, locks: Locks, progress: ProgressCallback) -> None:
     versions: dict[str, Any] = {}
     async with staged(final, lambda _: {"lock": locks.digest, **versions}) as staging:
         progress(Progress("make the environment", 0, 1, "steps"))
+        import venv  # noqa: PLC0415 - a guest's Python has none: its environments are part of the image
+
         await asyncio.to_thread(venv.create, staging, symlinks=True, with_pip=not own_pip())
         python = staging / "bin" / "python"
         pip = Pip.of(python)
