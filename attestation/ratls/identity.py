@@ -88,8 +88,12 @@ class Identity:
     @property
     def context(self) -> SSL.Context:
         """TLS 1.3 with this identity and the protocol's two suites; running connections keep the one they have."""
-        if self._context is None:
+        if not self._certificate:
             raise CertificateError("identity without a certificate", hint="make it with Identity.create")
+        if self._context is None:
+            # Made when a link is: whoever only shows the certificate needs none of the memory that is both written
+            # and executed, which the callbacks of this context take.
+            self._context = tls_context(self._key, self._certificate)
         return self._context
 
     def sign(self, data: bytes) -> bytes:
@@ -117,8 +121,7 @@ class Identity:
             bundle_digest=self._bundle_digest,
             lifetime=self._lifetime,
         )
-        self._context = tls_context(self._key, certificate)
-        self._certificate = certificate
+        self._certificate, self._context = certificate, None
 
     async def keep_fresh(self, *, interval: float = 3600.0) -> None:
         """Refresh every ``interval`` seconds, give or take a tenth, until cancelled; failures are retried sooner."""
