@@ -31,7 +31,18 @@ HINTS: Mapping[int, str] = {
     12: "the host added something: remove SMBIOS strings, credentials, addons and -append",
     14: "the machine was started with another measured configuration",
 }
-"""What a difference most likely means."""
+"""What a difference of one register most likely means."""
+
+TOGETHER: Mapping[frozenset[int], str] = {
+    frozenset({4}): "the stub's own code differs, or the image was started in the other way (disk, direct)",
+    frozenset({4, 11}): "the kernel or another section of the image differs, but not command line or initrd",
+    frozenset({4, 9, 11}): "the image's command line, initrd or os-release differs",
+    frozenset({9, 12}): "the host added to command line or initrd: SMBIOS strings, credentials, addons, -append",
+    frozenset({12}): "the host added something that the kernel was not handed, a profile or a device tree",
+    frozenset({11}): "the right image, quoted before it was up (phase ready) or after it began to stop",
+    frozenset({14}): "the right image, started with another measured configuration",
+}
+"""What a difference of exactly these registers most likely means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,14 @@ class TpmReference:
             raise EvidenceError(
                 f"reference {self.name!r} has registers {sorted(self.registers)}, expected 32 bytes for 4, 9, 11, 12"
             )
+
+    def explain(self, registers: Mapping[int, bytes]) -> Mapping[int, str]:
+        """What the difference of each differing register most likely means, the first in view of all of them."""
+        differing = self.differing(registers)
+        hints = {register: HINTS[register] for register in differing}
+        if differing and (together := TOGETHER.get(frozenset(differing))):
+            hints[differing[0]] = together
+        return hints
 
     def differing(self, registers: Mapping[int, bytes]) -> tuple[int, ...]:
         """Registers whose values are not the reference's."""

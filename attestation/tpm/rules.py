@@ -64,11 +64,17 @@ class References:
         if not self.references:
             return Finding(tuple(self._pinned(register, seen[register]) for register in IDENTITY_REGISTERS))
         best = min(self.references, key=lambda reference: len(reference.differing(seen)))
+        hints = best.explain(seen)
         return Finding(
             tuple(
-                _compared(register, seen[register], best)
-                for register in IDENTITY_REGISTERS
-                if register in best.registers
+                Check(
+                    _name(register),
+                    register not in hints,
+                    seen[register].hex(),
+                    f"{wanted.hex()} as {best.name}",
+                    hints.get(register, ""),
+                )
+                for register, wanted in sorted(best.registers.items())
             )
         )
 
@@ -133,11 +139,6 @@ class Unchecked:
             ("tpm clock", _age(subject.tpm)),
         )
         return Finding(tuple(Check(name, True, text, _UNCHECKED, checked=False) for name, text in seen))
-
-
-def _compared(register: int, seen: bytes, reference: TpmReference) -> Check:
-    wanted = reference.registers[register]
-    return Check(_name(register), seen == wanted, seen.hex(), f"{wanted.hex()} as {reference.name}", HINTS[register])
 
 
 def _replay_checks(claims: TpmClaims, replayed: Mapping[int, bytes]) -> tuple[Check, ...]:

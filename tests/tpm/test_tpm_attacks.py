@@ -251,11 +251,14 @@ def test_a_key_certified_for_days_gone_by(made: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "differing"),
-    [(OTHER_KERNEL, ["PCR 4", "PCR 11"]), (OTHER_COMMAND_LINE, ["PCR 4", "PCR 9", "PCR 11"])],
+    ("image", "differing", "hint"),
+    [
+        (OTHER_KERNEL, ["PCR 4", "PCR 11"], "not command line or initrd"),
+        (OTHER_COMMAND_LINE, ["PCR 4", "PCR 9", "PCR 11"], "the image's command line, initrd or os-release"),
+    ],
     ids=["kernel section", "command line"],
 )
-def test_another_image_is_named_register_by_register(made: Made, image: bytes, differing: list[str]) -> None:
+def test_another_image_is_named_register_by_register(made: Made, image: bytes, differing: list[str], hint: str) -> None:
     other = predictor.predict(image, boot="disk")
     refs = (support.reference(other, name="release 2"),)
     appraisal = appraise(made, refs=refs)
@@ -263,7 +266,7 @@ def test_another_image_is_named_register_by_register(made: Made, image: bytes, d
     first = next(check for check in appraisal.checks if not check.passed)
     assert first.seen == made.prediction.registers[4].hex()
     assert first.expected == f"{other.registers[4].hex()} as release 2"
-    assert first.hint
+    assert hint in first.hint
     # Listed beside the machine's own image it does no harm: the reference that fits answers.
     assert failed(appraise(made, refs=(*refs, support.reference(made.prediction)))) == []
 
@@ -360,7 +363,7 @@ async def test_a_reset_machine_has_another_key(world: TpmWorld, prediction: TpmP
             second = parse_evidence(await platform.collect(bytes(64)))
     assert first.key == again.key != second.key
     assert first.registers == second.registers
-    assert parse_quote(first.quote).clock.milliseconds <= parse_quote(second.quote).clock.milliseconds
+    assert parse_quote(first.quote).signer == parse_quote(again.quote).signer != parse_quote(second.quote).signer
 
 
 def test_bytes_that_are_no_evidence(made: Made) -> None:
