@@ -113,6 +113,7 @@ def flash_image(
         list[Path] | None,
         typer.Option(help="measured.toml, owner.toml, host.toml and perhaps gas.key, by these names; repeat it."),
     ] = None,
+    model: Annotated[Path | None, typer.Option(help="A model volume (chrysalis model pack).", dir_okay=False)] = None,
     state: Annotated[
         str | None, typer.Option(help="Size of a partition that survives, for example 20G; 0 takes the rest.")
     ] = None,
@@ -123,7 +124,7 @@ def flash_image(
     """Write the image to a disk or file: signature first, digest while writing, read back from the medium."""
     output = Output(as_json=as_json)
     release = open_release(_directory(image, profile), _keys(key, unsigned=unsigned), development=development)
-    extra = Extra(_configuration(config) if config else None, parse_size(state) if state else None)
+    extra = Extra(_configuration(config) if config else None, model, parse_size(state) if state else None)
     overwrite = yes or _agreed(to, output)
     with _shown(output) as report:
         done = flash(release, to, extra, report, overwrite=overwrite, size=parse_size(size) if size else None)

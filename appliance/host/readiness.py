@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from appliance.host.errors import LaunchError, NotReadyError
+from appliance.host.follow import plain
 from appliance.host.machine import STATUS_PORT
 
 if TYPE_CHECKING:
@@ -63,8 +64,11 @@ def get_bytes(port: int, path: str, seconds: float = ANSWER_S) -> bytes:
         raise NotReadyError(f"the status port (127.0.0.1:{port}) does not answer: {error}") from None
     finally:
         connection.close()
-    if answer.status != 200 or len(data) > MAX_ANSWER_BYTES:
-        raise NotReadyError(f"the status port answered {path} with status {answer.status} and {len(data)} bytes")
+    if len(data) > MAX_ANSWER_BYTES:
+        raise NotReadyError(f"the status port answered {path} with more than {MAX_ANSWER_BYTES} bytes")
+    if answer.status != 200:
+        said, hint = _refusal(data)
+        raise NotReadyError(f"the status port answered {path} with status {answer.status}: {said}", hint=hint)
     return data
 
 
@@ -78,6 +82,17 @@ def get_json(port: int, path: str, seconds: float = ANSWER_S) -> Any:
         return json.loads(get_bytes(port, path, seconds))
     except (ValueError, RecursionError):
         raise NotReadyError(f"the status port answered {path} with what is not JSON") from None
+
+
+def _refusal(data: bytes) -> tuple[str, str]:
+    """The guest's words for a refusal, bounded and without control characters: error and hint."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return "no reason given", ""
+    return plain(str(value.get("error", "no reason given")))[:400], plain(str(value.get("hint", "")))[:400]
 
 
 def parse_stages(value: Any) -> tuple[Stage, ...]:

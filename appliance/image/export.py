@@ -105,7 +105,9 @@ def export(
     if form is Form.vhd and size > VHD_MAX_BYTES:
         raise ExportError(f"a disk of {size} bytes, a fixed VHD holds {VHD_MAX_BYTES}")
     if output.is_dir():
-        output /= f"{release.manifest.image_id}-{release.manifest.profile}-{release.manifest.release}{SUFFIX[form]}"
+        manifest = release.manifest
+        profile = f"{manifest.profile}-debug" if manifest.debug else manifest.profile
+        output /= f"{manifest.image_id}-{profile}-{manifest.release}{SUFFIX[form]}"
     with _made(output) as path:
         match form:
             case Form.raw:

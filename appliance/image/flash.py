@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from appliance.boot.volume import pack
@@ -33,7 +33,7 @@ from appliance.image.release import open_artefact, require_digest
 from appliance.image.target import open_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from measurements.manifest import Artefact
 
 CONFIG_LABEL = "chrysalis-config"
+MODEL_LABEL = "chrysalis-model"
 CHUNK_BYTES = 4 << 20
 SYNC_BYTES = 64 << 20
 """How much is written before the medium is waited for: progress that is told has happened."""
@@ -60,10 +61,12 @@ class Extra:
 
     Attributes:
         configuration: The configuration's files by name (``appliance.boot.volume``); None: no partition for it.
+        model: A model volume's file; None: no partition for it.
         state: Bytes for the state partition; 0 takes the rest of the disk; None: no such partition.
     """
 
     configuration: Mapping[str, bytes] | None = None
+    model: Path | None = None
     state: int | None = None
 
 
@@ -117,17 +120,17 @@ def flash(
         FlashError: Writing failed.
     """
     entry = release.manifest.artefact(DISK)
-    volume = None if extra.configuration is None else pack(extra.configuration)
+    parts = _parts(extra)
     with open_artefact(release, entry) as source:
         head = source.read(HEAD_BYTES)
         table = parse_table(head, entry.size // SECTOR)
         used = (table.end + 1) * SECTOR
-        needed = _needed(table, volume, extra.state)
+        needed = _needed(table, parts)
         with open_target(to, needed, size, overwrite=overwrite) as target:
-            table = _table(table, target.size // SECTOR, volume, extra.state)
+            table = _table(table, target.size // SECTOR, parts)
             try:
                 written = [_copy(source, head, entry, target, report, used=used)]
-                written += _fill(target, table, volume)
+                written += _fill(target, table, parts, report)
                 written += _finish(target, table)
             except OSError as error:
                 raise FlashError(f"{to}: {error.strerror}", hint="is the medium still there, and sound?") from None
@@ -137,22 +140,52 @@ def flash(
             return Flashed(to, target.about, target.size, entry.size, entry.sha256, partitions, direct)
 
 
-def _table(table: Table, sectors: int, volume: bytes | None, state: int | None) -> Table:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A partition behind the image: label, bytes (0: what is left), what it holds from its beginning."""
+
+    label: str
+    size: int
+    data: bytes = b""
+    file: Path | None = None
+
+
+def _parts(extra: Extra) -> list[_Part]:
+    """What is put behind the image, the state last: it may take what is left."""
+    parts = []
+    if extra.configuration is not None:
+        volume = pack(extra.configuration)
+        size = -(-len(volume) // MIB) * MIB
+        parts.append(_Part(CONFIG_LABEL, size, volume.ljust(size, b"\0")))
+    if extra.model is not None:
+        try:
+            size = extra.model.stat().st_size
+        except OSError as error:
+            raise FlashError(f"{extra.model}: {error.strerror}", hint="chrysalis model pack makes one") from None
+        if size == 0 or size % SECTOR:
+            raise FlashError(f"{extra.model} has {size} bytes, expected a model volume", hint="chrysalis model pack")
+        parts.append(_Part(MODEL_LABEL, size, file=extra.model))
+    if extra.state is not None:
+        # What was there before is no state of this machine: its beginning is made zero.
+        parts.append(_Part(STATE_LABEL, extra.state, bytes(MIB)))
+    return parts
+
+
+def _table(table: Table, sectors: int, parts: Sequence[_Part]) -> Table:
     """The image's table on a disk of this size, with what is put behind it. Identities are new on every disk."""
     table = resized(table, sectors)
-    if volume is not None:
-        table = with_partition(table, len(volume), CONFIG_LABEL, uuid.uuid4())
-    if state is not None:
-        table = with_partition(table, state, STATE_LABEL, uuid.uuid4())
+    for part in parts:
+        table = with_partition(table, part.size, part.label, uuid.uuid4())
     return table
 
 
-def _needed(table: Table, volume: bytes | None, state: int | None) -> int:
+def _needed(table: Table, parts: Sequence[_Part]) -> int:
     """Bytes that the target has to have: the image, what is put behind it, and the second table; whole MiB then."""
-    if volume is None and state is None:
+    if not parts:
         return table.sectors * SECTOR
-    least = MIB if state == 0 else state
-    whole = _table(table, table.sectors + ((least or 0) + len(volume or b"")) // SECTOR + 8 * ALIGNMENT, volume, least)
+    least = [replace(part, size=part.size or MIB) for part in parts]
+    room = sum(part.size // SECTOR + 2 * ALIGNMENT for part in least)
+    whole = _table(table, table.sectors + room + ALIGNMENT, least)
     return max(table.sectors * SECTOR, -(-(whole.end + HEAD_SECTORS) // ALIGNMENT) * MIB)
 
 
@@ -196,15 +229,35 @@ def _copy(
     return Written("the image", HEAD_BYTES, used - HEAD_BYTES, body.digest())
 
 
-def _fill(target: Target, table: Table, volume: bytes | None) -> list[Written]:
-    """Write the configuration, and zeros where the state begins: what was there before is no state of this machine."""
+def _fill(
+    target: Target, table: Table, parts: Sequence[_Part], report: Callable[[str, int, int], None]
+) -> list[Written]:
+    """Write what is put behind the image."""
+    places = {item.label: item.first * SECTOR for item in table.partitions}
     written = []
-    for item in table.partitions:
-        if item.label == CONFIG_LABEL and volume is not None:
-            written.append(_put(target, "the configuration", item.first * SECTOR, volume.ljust(item.size, b"\0")))
-        elif item.label == STATE_LABEL:
-            written.append(_put(target, "the beginning of the state", item.first * SECTOR, bytes(min(item.size, MIB))))
+    for part in parts:
+        offset = places[part.label]
+        if part.file is not None:
+            written.append(_copy_file(target, offset, part.file, part.size, report))
+        else:
+            written.append(_put(target, part.label, offset, part.data))
     return written
+
+
+def _copy_file(target: Target, offset: int, file: Path, size: int, report: Callable[[str, int, int], None]) -> Written:
+    """Write the model volume; what it holds is judged by its root hash in the guest, here only the writing is proven."""
+    digest, done = hashlib.sha256(), 0
+    with file.open("rb") as source:
+        while data := source.read(min(CHUNK_BYTES, size - done)):
+            digest.update(data)
+            _write(target, offset + done, data)
+            done += len(data)
+            if done % SYNC_BYTES == 0:
+                os.fdatasync(target.descriptor)
+            report("writing the model", done, size)
+    if done != size:
+        raise FlashError(f"{file} ended at byte {done} of {size} while it was read")
+    return Written(MODEL_LABEL, offset, done, digest.digest())
 
 
 def _finish(target: Target, table: Table) -> list[Written]:

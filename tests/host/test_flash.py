@@ -61,14 +61,18 @@ def test_a_new_file_is_the_image_itself(release: Release, tmp_path: Path) -> Non
 
 
 def test_configuration_and_state_come_behind_the_image(release: Release, tmp_path: Path) -> None:
-    done = flash(release, tmp_path / "disk", Extra(MEMBERS, 8 * MIB), silent)
+    model = tmp_path / "model.erofs"
+    model.write_bytes(os.urandom(2 * MIB + 4096))
+    done = flash(release, tmp_path / "disk", Extra(MEMBERS, model, 8 * MIB), silent)
     contents = (tmp_path / "disk").read_bytes()
     assert done.size == len(contents)
     found = regions(contents)
-    assert list(found) == ["esp", "root-x86-64", "root-x86-64-verity", "chrysalis-config", "chrysalis-state"]
+    assert list(found) == ["esp", "root-x86-64", "root-x86-64-verity", "chrysalis-config", "chrysalis-model",
+                           "chrysalis-state"]  # fmt: skip
     before = regions(disks.disk())
     assert {label: found[label] for label in before} == before  # not a byte of the image moved
     assert parse(found["chrysalis-config"]) == MEMBERS
+    assert found["chrysalis-model"].startswith(model.read_bytes())
     assert len(found["chrysalis-state"]) == 8 * MIB
     assert not any(found["chrysalis-state"])
 
@@ -223,7 +227,7 @@ def test_a_block_device_is_written_and_verified(release: Release, tmp_path: Path
     with loop_device(tmp_path / "backing", 16 * MIB) as device:
         with pytest.raises(TargetError, match="would be overwritten"):
             flash(release, device, Extra(), silent)
-        done = flash(release, device, Extra(MEMBERS, 0), silent, overwrite=True)
+        done = flash(release, device, Extra(MEMBERS, state=0), silent, overwrite=True)
         assert done.size == 16 * MIB
         assert done.about.endswith("0.0 GB")
         with device.open("rb") as handle:

@@ -159,9 +159,13 @@ async def test_other_statuses_and_silence_are_named_errors(guest: tuple[Guest, i
     served, port = guest
     with pytest.raises(NotReadyError, match="does not answer"):
         await asyncio.to_thread(get_json, port, "/v1/stages")
-    served.status, served.answer = "503 No", b"{}"
-    with pytest.raises(NotReadyError, match="status 503"):
+    served.status, served.answer = "503 No", b"[]"
+    with pytest.raises(NotReadyError, match="status 503: no reason given"):
         await asyncio.to_thread(get_json, port, "/v1/stages")
+    served.answer = json.dumps({"error": "no key\x1b[2J yet", "hint": "see /v1/stages"}).encode()
+    with pytest.raises(NotReadyError, match="status 503: no key yet") as caught:
+        await asyncio.to_thread(get_json, port, "/v1/attestation")
+    assert caught.value.hint == "see /v1/stages"
 
 
 async def test_a_boot_is_followed_to_its_end(
