@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 
 from appliance.engine.endpoint import Door
+from appliance.engine.errors import EngineStartError
 from appliance.engine.models import PreparedModel, prepare
 from appliance.engine.process import EngineProcess, free_port
 from appliance.engine.rules import CHAT, COMPLETIONS, Rules
@@ -292,6 +293,14 @@ async def test_nothing_of_a_request_is_in_its_output(model: PreparedModel) -> No
         await process.end(0)
     assert word.encode() not in b"\n".join(lines)
     assert b"canary" not in b"\n".join(lines)
+
+
+async def test_a_start_that_fails_says_why(model: PreparedModel, tmp_path: Path) -> None:
+    settings = EngineSettings(model_dir=tmp_path, model_name="tiny", kind="transformers")
+    supervisor = EngineSupervisor(settings, model.environment.python, timing=Timing(restarts=0))
+    with pytest.raises(EngineStartError, match=r"the engine ended with status -9: \w+Error: .*tokenizer"):
+        await supervisor.start()
+    await supervisor.stop()
 
 
 async def test_a_killed_server_is_started_again_at_the_same_door(engine: EngineSupervisor) -> None:

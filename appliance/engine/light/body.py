@@ -16,8 +16,8 @@ _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
 
 _DROPPED: Final = frozenset({
     "cache_salt",  # no prefix is kept from one request to the next
-    "include_obfuscation", "metadata", "model", "parallel_tool_calls", "prediction", "reasoning_effort",
-    "skip_special_tokens", "stream_options",  # a stream always ends with its usage
+    "metadata", "model", "parallel_tool_calls", "prediction", "reasoning_effort",
+    "stream_options",  # a stream always ends with its usage
     "user", "verbosity",
 })  # fmt: skip
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
@@ -29,6 +29,7 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "n": (None, 1),
     "presence_penalty": (None, 0),
     "response_format": (None, {"type": "text"}),
+    "skip_special_tokens": (None, True),
     "suffix": (None, False),
     "tool_choice": (None, "auto", "none"),
     "top_logprobs": (None, 0),

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
 def serve(chosen: argparse.Namespace, key: str) -> None:
     """Load the model and answer requests."""
     # SGLang's environment has one that cannot load beside a CPU build of torch; this engine reads text only.
-    sys.modules["torchvision"] = None  # type: ignore[assignment]
+    sys.modules["torchvision"] = None  # type: ignore[assignment] # means that it is not installed
     import torch  # noqa: PLC0415 -- after the guard was forked
     import uvicorn  # type: ignore[import-not-found]  # noqa: PLC0415 -- the engine environment's, as above
 
