@@ -60,6 +60,7 @@ ATTEMPTS = 4
 POLL_S = 0.1
 ASK_S = 1.0
 LAST = "self-check"
+WITH_ENGINE = frozenset({"engine", "self-check", "evidence", "chain", "links"})
 CPUS = 2
 
 
@@ -121,9 +122,14 @@ async def watch(console: Path, events: Events, look: Callable[[bytes], bool], se
 # ---- the image ---------------------------------------------------------------------------------------------------
 
 
+def has_engine(image: Path) -> bool:
+    """Whether the image serves at all; without, its boot is measured up to attestable."""
+    return parse_manifest((image / MANIFEST_NAME).read_bytes()).engine.name != "none"
+
+
 def configuration(image: Path, volume: PackedModel, world: TpmWorld, authority: int) -> Configuration:
     """Complete and valid; the chain is one that nobody runs, because nothing waits for it."""
-    manifest = parse_manifest((image / MANIFEST_NAME).read_bytes())
+    engine = parse_manifest((image / MANIFEST_NAME).read_bytes()).engine.name
     block = {"seqno": 0, "root_hash": "1" * 64, "file_hash": "2" * 64}
     measured = {
         "model": volume.name,
@@ -133,7 +139,7 @@ def configuration(image: Path, volume: PackedModel, world: TpmWorld, authority: 
             "development": True,
             "tpm_roots": [base64.b64encode(root).decode() for root in world.roots],
         },
-        "engine": {"kind": manifest.engine.name},
+        "engine": {"kind": engine if has_engine(image) else "transformers"},
         "model_volume": {"format": volume.format, "data_blocks": volume.data_blocks},
     }
     host = {
@@ -153,16 +159,20 @@ async def boot_image(setting: Setting, volume: PackedModel, scratch: Path) -> di
         vm = await start(machine, prepare_tpm=world.prepare_swtpm)
         events = Events()
         asking = asyncio.create_task(ask(vm.forwards[STATUS_PORT], events))
-        failed: list[str] = []
+        failed: dict[str, str] = {}
 
         def look(said: bytes) -> bool:
             if said:
                 events.note("first line")
-            for name, state, more in STAGE.findall(said):
-                events.note(name.decode())
+            for raw, state, more in STAGE.findall(said):
+                name = raw.decode()
                 if state == b"failed":
-                    failed.append(f"{name.decode()}:{more.decode(errors='replace')}")
-            return bool(failed) or (LAST in events.seen and "attestable" in events.seen)
+                    failed[name] = more.decode(errors="replace")
+                    events.note(f"{name} failed")
+                else:
+                    events.note(name)
+            ended = LAST in events.seen or not has_engine(setting.image) or failed.keys() & WITH_ENGINE
+            return bool(ended and "attestable" in events.seen) or bool(failed.keys() - WITH_ENGINE)
 
         try:
             await watch(vm.console, events, look, setting)
@@ -171,8 +181,8 @@ async def boot_image(setting: Setting, volume: PackedModel, scratch: Path) -> di
             with suppress(asyncio.CancelledError):
                 await asking
             await vm.stop(0)
-    if failed:
-        print(f"stage {failed[0]}", file=sys.stderr)
+    for name, why in failed.items():
+        print(f"stage {name} failed:{why}", file=sys.stderr)
     return events.seen
 
 
