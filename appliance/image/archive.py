@@ -1,7 +1,7 @@
 """Where packages come from: the machine's own apt configuration, or an address that the caller names.
 
-In: what ``apt-get update --print-uris`` and ``apt-config`` say, or ``--archive URL``. Out: :class:`Archives`. No address is
-written in this project: a machine that can install packages can also fetch the image's.
+In: what ``apt-get update --print-uris`` and ``apt-config`` say, or ``--archive URL``. Out: :class:`Archives`. No address
+is written in this project: a machine that can install packages can also fetch the image's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from appliance.image.lock import MAIN_ARCHIVE, SECURITY_ARCHIVE, LockedPackage
 _ACQUIRE = re.compile(r'^Acquire::([\w:-]+) "([^"\n]*)";$', re.MULTILINE)
 _SOURCE = re.compile(r"^'(https?://[^'\s]+?)/+dists/[^'\s]+' ", re.MULTILINE)
 # What our own runs of apt decide themselves.
-_OURS = ("IndexTargets", "GzipIndexes", "Languages", "AllowInsecure", "AllowWeak", "AllowDowngrade", "Changelogs")
+_OURS = (
+    "IndexTargets",
+    "GzipIndexes",
+    "Languages",
+    "AllowInsecure",
+    "AllowWeak",
+    "AllowDowngrade",
+    "Changelogs",
+    "gpgv",
+    "sqv",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ _ESSENTIAL = ("?essential", "base-files")
 _URI = re.compile(r"^'([^']+)' \S+\.deb \d+ ", re.MULTILINE)
 _KEYS = ("Package", "Version", "Architecture", "Filename", "Size", "SHA256")
 _SIGNATURE = re.compile(
-    r"GPG error|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|is not signed|invalid signature|signatures? (?:were|was|couldn't)"
+    r"GPG error|OpenPGP signature verification failed"
+    r"|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|is not signed|invalid signature|signatures? (?:were|was|couldn't)"
     r"|does not have a Release file|no longer signed|Clearsigned file isn't valid|NODATA",
     re.IGNORECASE,
 )

@@ -67,10 +67,14 @@ def test_the_machines_way_to_the_network_is_taken(configure: Callable[..., None]
     assert found.proxy == "http://proxy.example:3128"
     assert ("http::Proxy", "http://proxy.example:3128") in found.acquire
     assert found.unchecked_age
-    configure(SOURCES, 'Acquire::http::Proxy "DIRECT";\nAcquire::AllowInsecureRepositories "true";\n')
+    configure(
+        SOURCES,
+        'Acquire::http::Proxy "DIRECT";\nAcquire::AllowInsecureRepositories "true";\n'
+        'Acquire::gpgv::Options:: "--keyring=/elsewhere";\n',
+    )
     found = from_machine()
     assert found.proxy is None
-    assert not any(name.startswith("AllowInsecure") for name, _ in found.acquire)
+    assert not any(name.startswith(("AllowInsecure", "gpgv")) for name, _ in found.acquire)
 
 
 def test_a_machine_without_an_archive_is_told_the_option(configure: Callable[..., None]) -> None:
