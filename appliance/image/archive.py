@@ -1,7 +1,7 @@
 """Where packages come from: the machine's own apt configuration, or an address that the caller names.
 
-In: what ``apt-get update --print-uris`` and ``apt-config`` say, or ``--archive URL``. Out: :class:`Archives`. No address
-is written in this project: a machine that can install packages can also fetch the image's.
+In: what ``apt-get update --print-uris`` and ``apt-config`` say, or ``--archive URL``. Out: :class:`Archives`. No
+address is written in this project: a machine that can install packages can also fetch the image's.
 """
 
 from __future__ import annotations
