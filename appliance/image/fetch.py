@@ -35,7 +35,7 @@ _ATTEMPTS = 4
 _CHUNK = 1 << 18
 _TIMES = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
-_NAMED = 5
+_NAMED = 3
 
 
 def cache() -> Path:
