@@ -62,6 +62,7 @@ class Protected(StrEnum):
     snp = "snp"
 
 
+GraceOption = Annotated[float, typer.Option(help="Seconds the guest gets after the power button.")]
 NameArgument = Annotated[str, typer.Argument(help="The machine's name.")]
 
 
@@ -87,6 +88,7 @@ def launch(
     restrict: Annotated[bool, typer.Option("--restrict", help="The guest reaches nothing outside.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the boot; 0 returns at once.")] = 1800.0,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay; Ctrl-C stops the machine.")] = False,
+    grace: GraceOption = 30.0,
     as_json: JsonOption = False,
 ) -> None:
     """Start the image with QEMU; prints every command it runs. The machine outlives this command."""
@@ -114,7 +116,7 @@ def launch(
         protection=_protection(protection),
         config_digest=digest,
     )
-    vm = asyncio.run(_launch(machine, output, wait, foreground=foreground))
+    vm = asyncio.run(_launch(machine, output, wait, grace=grace if foreground else None))
     if vm.alive:
         output.say(f"{name} runs; status: https://127.0.0.1:{vm.forwards[STATUS_PORT]}; chrysalis vm status {name}")
     output.result({"ok": True, **_facts(vm)})
@@ -166,7 +168,7 @@ def status(
 @app.command()
 def stop(
     name: NameArgument,
-    grace: Annotated[float, typer.Option(help="Seconds the guest gets after the power button.")] = 30.0,
+    grace: GraceOption = 30.0,
     remove: Annotated[bool, typer.Option("--delete", help="Remove its files too: logs, TPM, state.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -199,7 +201,8 @@ def probe(
     raise typer.Exit(0 if found.works else 1)
 
 
-async def _launch(machine: Machine, output: Output, wait: float, *, foreground: bool) -> RunningVm:
+async def _launch(machine: Machine, output: Output, wait: float, *, grace: float | None) -> RunningVm:
+    """Start and wait; with ``grace`` stay in the foreground and stop the machine at the end."""
     vm = await start(machine, tell=output.progress)
     began = time.monotonic()
 
@@ -207,7 +210,7 @@ async def _launch(machine: Machine, output: Output, wait: float, *, foreground: 
         words = f" {stage.reason}" if stage.reason else ""
         output.progress(f"{time.monotonic() - began:7.1f} s  {stage.name}: {stage.state}{words}")
 
-    if not foreground:
+    if grace is None:
         if wait > 0:
             await until_stages(vm, seconds=wait, report=report)
         return vm
@@ -223,7 +226,7 @@ async def _launch(machine: Machine, output: Output, wait: float, *, foreground: 
         output.failure(error.message, error.hint)
         await _before(ending, vm.wait())  # it stays up and explains itself
     finally:
-        await vm.stop()
+        await vm.stop(grace)
     return vm
 
 

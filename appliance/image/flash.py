@@ -245,7 +245,7 @@ def _fill(
 
 
 def _copy_file(target: Target, offset: int, file: Path, size: int, report: Callable[[str, int, int], None]) -> Written:
-    """Write the model volume; what it holds is judged by its root hash in the guest, here only the writing is proven."""
+    """Write the model volume; the guest judges it by its root hash, here only the writing is proven."""
     digest, done = hashlib.sha256(), 0
     with file.open("rb") as source:
         while data := source.read(min(CHUNK_BYTES, size - done)):
