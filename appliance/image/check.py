@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,12 @@ from appliance.image.fetch import cache
 from appliance.image.source import SOURCE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from appliance.engine.progress import ProgressCallback
 
 _KEEP_BELOW = 1 << 20
 """Files of a build that is dropped stay when they are smaller than this: lists and manifests explain differences."""
-
-Runner = Callable[[Sequence[str], "dict[str, str]", int], None]
-"""Runs a command in an environment and with a umask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +198,31 @@ def _build(
     command, environment = build_command(profile, place, item, debug=debug)
     words = [f"{name}={value}" for name, value in environment.items()]
     announce(shlex.join(["env", "-i", *words, *command]))
-    done = subprocess.run(  # noqa: S603 - our own command, printed above
-        command, env=environment, cwd=SOURCE, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = "\n".join(done.stderr.splitlines()[-30:])
-        raise BuildError(f"the build with {item.shown} failed:\n{said}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    said: deque[str] = deque(maxlen=30)
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as shown,
+        subprocess.Popen(  # noqa: S603 - our own command, printed above
+            command,
+            env=environment,
+            cwd=SOURCE,
+            stdin=subprocess.DEVNULL,
+            stdout=shown,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stderr is not None  # noqa: S101 - PIPE was asked for
+        for line in process.stderr:
+            said.append(line.rstrip())
+            if line.startswith("+ "):
+                announce(line[2:].rstrip())
+        process.wait()
+        shown.seek(0)
+        lines = shown.read().splitlines()
+    if process.returncode or not lines:
+        raise BuildError(f"the build with {item.shown} failed:\n" + "\n".join(said))
+    result: dict[str, Any] = json.loads(lines[-1])
     return result
 
 
