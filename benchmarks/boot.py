@@ -55,13 +55,12 @@ if TYPE_CHECKING:
 STAGE = re.compile(rb"chrysalis: stage ([a-z-]+) (done|failed|skipped)\b([^\r\n]*)")
 PROMPT = re.compile(rb"login: ")
 CRASH = re.compile(rb"(BUG: [^\r\n]*|Oops: [^\r\n]*|Kernel panic[^\r\n]*)")
-"""QEMU's emulation of several processors sometimes breaks a kernel that patches itself: such a boot does not count."""
+"""QEMU 7.2's emulation of several processors often breaks a kernel that patches itself: such a boot does not count."""
 ATTEMPTS = 4
 POLL_S = 0.1
 ASK_S = 1.0
 LAST = "self-check"
 WITH_ENGINE = frozenset({"engine", "self-check", "evidence", "chain", "links"})
-CPUS = 2
 
 
 @dataclass
@@ -86,6 +85,7 @@ class Setting:
 
     image: Path
     accel: Accelerator
+    cpus: int
     memory_mib: int
     limit_s: float
 
@@ -95,7 +95,7 @@ def shape(setting: Setting, name: str, directory: Path, **more: Any) -> Machine:
         name=name,
         directory=directory,
         image=setting.image,
-        cpus=CPUS,
+        cpus=setting.cpus,
         memory_mib=setting.memory_mib,
         accel=setting.accel,
         **more,
@@ -273,8 +273,10 @@ async def measure(options: argparse.Namespace, image: Path) -> list[dict[str, An
         scratch = Path(name)
         prepared = await prepare(options.model)
         volume = pack(prepared.directory, scratch / "volume", name=options.model, commit="1")
-        probe = shape(Setting(image, options.accel, options.memory, 0), "probe", scratch / "probe")
-        setting = Setting(image, decide_accel(probe)[0].accel, options.memory, options.limit)
+        probe = shape(Setting(image, options.accel, 1, options.memory, 0), "probe", scratch / "probe")
+        accel = decide_accel(probe)[0].accel
+        cpus = options.cpus or (2 if accel == "kvm" else 1)
+        setting = Setting(image, accel, cpus, options.memory, options.limit)
         ours, theirs = [], []
         for number in range(options.rounds):
             theirs.append(await sound(scratch, f"cloud{number}", lambda place: boot_cloud(setting, disk, place)))
@@ -295,6 +297,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--image", type=Path, default=None, help="directory of a built image")
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument("--cpus", type=int, default=0, help="of both machines; by default 2, emulated 1")
     parser.add_argument("--memory", type=int, default=3072, help="MiB, of both machines")
     parser.add_argument("--model", default="tiny", help="the recipe whose volume is served")
     parser.add_argument("--rounds", type=int, default=1)
