@@ -12,8 +12,8 @@ from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.cli.progress import shown
 from appliance.image.archive import from_machine, snapshot
-from appliance.image.build import BuildRequest, build
-from appliance.image.check import check
+from appliance.image.build import BuildRequest, build_image
+from appliance.image.check import check_image
 from appliance.image.inputs import fetch_inputs, missing_packages
 from appliance.image.profiles import Recipe, read_recipe
 from appliance.image.source import SOURCE
@@ -63,7 +63,7 @@ def build_command(
         _fetch(read_recipe(SOURCE, profile, debug=debug), archive, snapshot_archive, output)
     request = BuildRequest(profile, debug, output_directory, work, release=release, clock_days=clock_days)
     with shown(output) as progress:
-        built = build(request, announce=lambda command: output.progress(f"+ {command}"), progress=progress)
+        built = build_image(request, announce=lambda command: output.progress(f"+ {command}"), progress=progress)
     output.table(
         f"{profile}{' (debug)' if debug else ''} in {built.directory}",
         ("file", "bytes", "SHA-256"),
@@ -94,7 +94,7 @@ def check_command(
     if not offline:
         _fetch(read_recipe(SOURCE, profile), archive, None, output)
     with shown(output) as progress:
-        result = check(
+        result = check_image(
             profile, builds=builds, work=work, announce=lambda text: output.progress(f"+ {text}"), progress=progress
         )
     output.table(

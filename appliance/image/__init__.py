@@ -8,6 +8,8 @@ from appliance.exports import lazily
 
 if TYPE_CHECKING:
     from appliance.image.archive import Archives
+    from appliance.image.build import BuildRequest, BuiltImage, build_image
+    from appliance.image.check import CheckResult, check_image
     from appliance.image.errors import (
         ArchiveUnreachableError,
         BuildError,
@@ -31,6 +33,9 @@ __all__ = [
     "ArchiveUnreachableError",
     "Archives",
     "BuildError",
+    "BuildRequest",
+    "BuiltImage",
+    "CheckResult",
     "ImageError",
     "IndexDiffersError",
     "InputDiffersError",
@@ -46,7 +51,9 @@ __all__ = [
     "SignatureRefusedError",
     "WheelLock",
     "build_guest_wheel",
+    "build_image",
     "build_tools_wheel",
+    "check_image",
     "make_locks",
     "make_wheel_locks",
     "read_lock",
@@ -60,6 +67,9 @@ if not TYPE_CHECKING:
             "ArchiveUnreachableError": "errors",
             "Archives": "archive",
             "BuildError": "errors",
+            "BuildRequest": "build",
+            "BuiltImage": "build",
+            "CheckResult": "check",
             "ImageError": "errors",
             "IndexDiffersError": "errors",
             "InputDiffersError": "errors",
@@ -75,7 +85,9 @@ if not TYPE_CHECKING:
             "SignatureRefusedError": "errors",
             "WheelLock": "lock_wheels",
             "build_guest_wheel": "wheel",
+            "build_image": "build",
             "build_tools_wheel": "wheel",
+            "check_image": "check",
             "make_locks": "lock_make",
             "make_wheel_locks": "lock_make",
             "read_lock": "lock",

@@ -24,6 +24,7 @@ from appliance.image.fetch import cache, deb_path
 from appliance.image.fetch_repository import make_repository
 from appliance.image.lock import read_lock
 from appliance.image.profiles import Recipe, read_recipe
+from appliance.image.sbom import sbom
 from appliance.image.source import SOURCE
 from appliance.image.tools_tree import inside, make_tools_tree
 from appliance.image.trees import TreeContext, engine_version, make_trees
@@ -80,7 +81,7 @@ def output_directory(recipe: Recipe) -> Path:
     return home() / "image" / recipe.name
 
 
-def build(
+def build_image(
     request: BuildRequest,
     *,
     announce: Callable[[str], None],
@@ -130,6 +131,7 @@ def build(
             if len(firmware) != 1:
                 raise BuildError(f"the firmware lock names {len(firmware)} packages, expected one")
             artefacts.take_firmware(deb_path(firmware[0], cache()), made, work / "firmware", commands)
+            (made / artefacts.SBOM).write_bytes(sbom(request.profile, debug=request.debug, checkout=request.source))
             files = artefacts.describe_all(made, [path.name for path in made.iterdir()])
             manifest = make_manifest(
                 recipe,

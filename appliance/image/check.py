@@ -113,7 +113,7 @@ class CheckResult:
         }
 
 
-def check(
+def check_image(
     profile: str,
     *,
     builds: int = 2,

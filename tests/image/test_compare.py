@@ -8,7 +8,7 @@ import pytest
 
 from appliance.image import check as checking
 from appliance.image.artefacts import DISK, INITRD, INITRD_FILES, KERNEL, ROOT, ROOT_FILES, describe_all
-from appliance.image.check import VARIED, build_command, check
+from appliance.image.check import VARIED, build_command, check_image
 from appliance.image.compare import compare, explain, first_differing_byte, first_listed_difference
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def test_check_compares_what_the_builds_made(tmp_path: Path, monkeypatch: pytest
         return {"directory": str(output), "files": files, "seconds": {"mkosi": 1.0}}
 
     monkeypatch.setattr(checking, "_build", build)
-    result = check("engine-cpu", builds=2, announce=lambda _: None)
+    result = check_image("engine-cpu", builds=2, announce=lambda _: None)
     assert result.same is not planted
     assert any("/etc/passwd" in line for line in result.differences) is planted
     assert result.to_json()["ok"] is not planted

@@ -52,10 +52,10 @@ SURFACE = {
         Probe RunningVm Stage delete find machine_directory probe_kvm qemu_command start until_stages
     """,
     "appliance.image": """
-        ArchiveUnreachableError Archives BuildError ImageError IndexDiffersError InputDiffersError InputError
-        InputGoneError LockError LockFormatError LockedPackage LockedWheel MissingToolError PackageLock ResolveError
-        SignatureRefusedError WheelLock build_guest_wheel build_tools_wheel make_locks make_wheel_locks read_lock
-        read_wheel_lock
+        ArchiveUnreachableError Archives BuildError BuildRequest BuiltImage CheckResult ImageError IndexDiffersError
+        InputDiffersError InputError InputGoneError LockError LockFormatError LockedPackage LockedWheel MissingToolError
+        PackageLock ResolveError SignatureRefusedError WheelLock build_guest_wheel build_image build_tools_wheel
+        check_image make_locks make_wheel_locks read_lock read_wheel_lock
     """,
     "appliance.lab": "Demonstration DevNet Economy LabError LiteServer StubEngine SyntheticTdx TpmWorld Tvm World",
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
