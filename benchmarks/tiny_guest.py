@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 MARK = "RESULT "
+ATTEMPTS = 3
 _WANTED = (
     "usr/bin/python3*",
     "usr/bin/kmod",
@@ -113,7 +114,7 @@ def accelerator(kernel: Path) -> str:
 def run(
     kernel: Path, initrd: Path, disks: Sequence[Disk], *, accel: str, memory_mib: int, seconds: float = 600
 ) -> dict[str, Any]:
-    """Run a guest to its end; its result.
+    """Run a guest to its end; its result. An emulated kernel that broke on its way is started again.
 
     Raises:
         SystemExit: It printed none.
@@ -137,18 +138,21 @@ def run(
             ]
             node = f"l{number}"
         command += ["-device", f"virtio-blk-pci,drive={node}"]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=seconds,
-        check=False,
-    )
-    line = next((line for line in done.stdout.splitlines() if MARK in line), None)
-    if line is None:
-        message = f"the guest gave no result:\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}"
-        raise SystemExit(message)
-    found: dict[str, Any] = json.loads(line.partition(MARK)[2])
-    return found
+    for _ in range(ATTEMPTS):
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+        line = next((line for line in done.stdout.splitlines() if MARK in line), None)
+        if line is not None:
+            found: dict[str, Any] = json.loads(line.partition(MARK)[2])
+            return found
+        if "Kernel panic" not in done.stdout:
+            break
+    message = f"the guest gave no result:\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}"
+    raise SystemExit(message)
