@@ -11,10 +11,11 @@ import os
 import selectors
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from appliance.host.machine import QEMU
+from appliance.host.errors import LaunchError
+from appliance.host.machine import QEMU, Machine
 from appliance.host.programs import find_program
 
 PROBE_S = 30.0
@@ -96,6 +97,25 @@ def judge(status: int | None, output: bytes) -> tuple[bool, str]:
     if status is None:
         return False, f"a kernel on KVM did not come to its end; the last it said: {last}"
     return False, f"QEMU with KVM ended with status {status}; the last it said: {last}"
+
+
+def decide_accel(machine: Machine) -> tuple[Machine, Probe]:
+    """A machine with a decided accelerator, and why it is that one.
+
+    ``kvm`` is tried too: better an error now than a guest that dies in its first instructions.
+
+    Raises:
+        LaunchError: KVM was asked for and does not work.
+    """
+    if machine.accel == "tcg":
+        return machine, Probe(works=False, reason="emulation was asked for")
+    kernel = machine.image / "chrysalis.vmlinuz"
+    probe = probe_kvm(kernel if kernel.is_file() else None)
+    if probe.works:
+        return replace(machine, accel="kvm"), probe
+    if machine.accel == "kvm" or machine.protection != "none":
+        raise LaunchError(probe.reason, hint="--accel tcg emulates the processor; slow, and it works everywhere")
+    return replace(machine, accel="tcg"), probe
 
 
 def _run(command: list[str], seconds: float) -> tuple[int | None, bytes]:

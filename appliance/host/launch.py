@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,8 +21,9 @@ from appliance.host.control import Control
 from appliance.host.errors import ControlError, LaunchError
 from appliance.host.follow import tail
 from appliance.host.kept import keep, spawn
-from appliance.host.kvm import Probe, probe_kvm
+from appliance.host.kvm import Probe, decide_accel
 from appliance.host.machine import FILES, QEMU, Machine, qemu_command, shown
+from appliance.host.ports import with_ports
 from appliance.host.programs import find_program, qemu_version, require
 from appliance.host.record import Kept, Record, held, machine_directory, read_record, write_record
 from appliance.host.swtpm import is_manufactured, manufacture, start_swtpm
@@ -31,6 +31,7 @@ from appliance.host.volumes import require_artefacts, write_files
 from measurements.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -157,25 +158,6 @@ async def delete(vm: RunningVm) -> None:
         await asyncio.to_thread(shutil.rmtree, vm.directory)
 
 
-def decide_accel(machine: Machine) -> tuple[Machine, Probe]:
-    """A machine with a decided accelerator, and why it is that one.
-
-    ``kvm`` is tried too: better an error now than a guest that dies in its first instructions.
-
-    Raises:
-        LaunchError: KVM was asked for and does not work.
-    """
-    if machine.accel == "tcg":
-        return machine, Probe(works=False, reason="emulation was asked for")
-    kernel = machine.image / "chrysalis.vmlinuz"
-    probe = probe_kvm(kernel if kernel.is_file() else None)
-    if probe.works:
-        return replace(machine, accel="kvm"), probe
-    if machine.accel == "kvm" or machine.protection != "none":
-        raise LaunchError(probe.reason, hint="--accel tcg emulates the processor; slow, and it works everywhere")
-    return replace(machine, accel="tcg"), probe
-
-
 def _start(machine: Machine, tell: Callable[[str], None], prepare_tpm: Callable[[Path], object] | None) -> RunningVm:
     with_tpm = machine.tpm and machine.protection == "none"
     require(QEMU, *(("swtpm", "swtpm_setup") if with_tpm else ()))
@@ -201,7 +183,7 @@ def _start(machine: Machine, tell: Callable[[str], None], prepare_tpm: Callable[
             tpm_state.mkdir(mode=0o700, exist_ok=True)
             manufacture(tpm_state, run_told) if prepare_tpm is None else prepare_tpm(tpm_state)
         for attempt in range(1, PORT_ATTEMPTS + 1):
-            decided = _with_ports(machine)
+            decided = with_ports(machine)
             try:
                 return _started(decided, probe, commands, run_told, with_tpm=with_tpm)
             except LaunchError as error:
@@ -220,52 +202,62 @@ def _started(
     with_tpm: bool,
 ) -> RunningVm:
     swtpm = start_swtpm(machine.directory, run_told) if with_tpm else None
+
+    def record(qemu: ProcessIdentity) -> Record:
+        return Record(
+            name=machine.name,
+            image=str(machine.image),
+            manifest=_manifest_digest(machine.image),
+            boot=machine.boot,
+            accel=machine.accel,
+            accel_reason=probe.reason,
+            protection=machine.protection,
+            launched=time.time(),
+            forwards={item.guest_port: item.host_port for item in machine.forwards},
+            commands=tuple(commands),
+            qemu=Kept.of(qemu),
+            swtpm=Kept.of(swtpm) if swtpm else None,
+        )
+
+    # Written before QEMU is waited for: whoever ends this process now, the machine can be found and stopped.
     try:
-        qemu = _start_qemu(machine, run_told)
+        process, qemu = _spawn_qemu(machine, run_told)
+        kept = record(qemu)
+        write_record(machine.directory, kept)
+        _await_running(machine, process, qemu)
     except BaseException:
+        (machine.directory / FILES.record).unlink(missing_ok=True)
         if swtpm is not None:
             swtpm.end(QUIT_S)
         raise
-    record = Record(
-        name=machine.name,
-        image=str(machine.image),
-        manifest=_manifest_digest(machine.image),
-        boot=machine.boot,
-        accel=machine.accel,
-        accel_reason=probe.reason,
-        protection=machine.protection,
-        launched=time.time(),
-        forwards={item.guest_port: item.host_port for item in machine.forwards},
-        commands=tuple(commands),
-        qemu=Kept.of(qemu),
-        swtpm=Kept.of(swtpm) if swtpm else None,
-    )
-    write_record(machine.directory, record)
     log.info("vm launched", name=machine.name, pid=qemu.pid, kind=machine.accel)
-    return RunningVm(machine.directory, record)
+    return RunningVm(machine.directory, kept)
 
 
-def _start_qemu(machine: Machine, run_told: Callable[[list[str]], None]) -> ProcessIdentity:
-    """Start QEMU and wait until it says that it runs the guest."""
+def _spawn_qemu(
+    machine: Machine, run_told: Callable[[list[str]], None]
+) -> tuple[subprocess.Popen[bytes], ProcessIdentity]:
     (machine.directory / FILES.control).unlink(missing_ok=True)
     command = qemu_command(machine)
     run_told(command)
     command[0] = str(find_program(QEMU))
-    words = machine.directory / FILES.qemu_log
-    process = spawn(command, directory=machine.directory, log=words)
-    identity = keep(process)
+    process = spawn(command, directory=machine.directory, log=machine.directory / FILES.qemu_log)
+    return process, keep(process)
+
+
+def _await_running(machine: Machine, process: subprocess.Popen[bytes], qemu: ProcessIdentity) -> None:
+    """Wait until QEMU says that it runs the guest; one that does not is ended."""
     limit = time.monotonic() + START_S
     state = "starting"
-    while process.poll() is None and time.monotonic() < limit:
-        with suppress(ControlError), Control(machine.directory) as control:
+    while process.poll() is None and time.monotonic() < limit and state != "internal-error":
+        with suppress(ControlError), Control(machine.directory, CONTROL_S) as control:
             state = control.state()
         if state == "running":
-            return identity
-        if state == "internal-error":
-            break
+            return
         time.sleep(POLL_S)
     status = process.poll()
-    identity.end(QUIT_S)
+    qemu.end(QUIT_S)
+    words = machine.directory / FILES.qemu_log
     said = tail(words, TAIL_LINES) or "nothing"
     raise LaunchError(
         f"QEMU ended with status {status}; it said:\n{said}"
@@ -315,25 +307,6 @@ def _refuse_running(directory: Path) -> None:
         )
     if record.swtpm is not None:
         record.swtpm.identity.end(QUIT_S)
-
-
-def _with_ports(machine: Machine) -> Machine:
-    """The machine with a free loopback port for each forward that names none; all are held while they are chosen."""
-    held_open: list[socket.socket] = []
-    forwards = []
-    try:
-        for item in machine.forwards:
-            port = item.host_port
-            if not port:
-                chosen = socket.socket()
-                held_open.append(chosen)
-                chosen.bind(("127.0.0.1", 0))
-                port = chosen.getsockname()[1]
-            forwards.append(replace(item, host_port=port))
-    finally:
-        for chosen in held_open:
-            chosen.close()
-    return replace(machine, forwards=tuple(forwards))
 
 
 def _manifest_digest(image: Path) -> str:
