@@ -452,7 +452,7 @@ def seal_root(root: Path, names: Sequence[str]) -> None:
     for path in rules.modules:
         for directory in sorted((root / path[1:]).iterdir()):
             unpack_modules(directory)
-    for path in rules.compile:
+    for path in dict.fromkeys(rules.compile):
         compile_python(root, path)
     (Path(os.environ["OUTPUTDIR"]) / ROOT_LIST).write_text(list_files(root), encoding="utf-8")
     sys.stderr.write(f"seal: {counts['kept']} files kept, {counts['removed']} removed\n")

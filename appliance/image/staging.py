@@ -23,6 +23,9 @@ REPOSITORY = "/build/repository"
 TREES = "/build/trees"
 """Where the build sees what is copied into the image besides ``mkosi.extra``."""
 
+ENVIRONMENTS = {"guest": "/usr/lib/chrysalis", "engine": "/usr/lib/chrysalis-engine"}
+"""Trees that are Python environments, and where they are in the image; each is kept whole."""
+
 IMAGE_FILE = "usr/lib/chrysalis/image.json"
 _NOT_STAGED = ("lock", "packages", "gpu", "README.md")
 _SEAL = "seal"
@@ -87,8 +90,10 @@ def staged_rules(extra: Iterable[Path], trees: Iterable[str]) -> str:
                 lines.append(f"link /{place} {path.readlink()}")
             elif not path.is_dir():
                 lines.append(f"keep /{place}")
-    if any(trees):
-        lines += ["keep /usr/lib/chrysalis/**", "compile /usr/lib/chrysalis"]
+    for name in trees:
+        if (prefix := ENVIRONMENTS.get(name)) is not None:
+            # Libraries of wheels find each other; some come in by a program that loaded them before.
+            lines += [f"bundle {prefix}/**", f"drop {prefix}/**.pyc", f"compile {prefix}"]
     return "\n".join(lines) + "\n"
 
 

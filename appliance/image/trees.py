@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from appliance.image.commands import Commands
     from appliance.image.profiles import Recipe
 
-GUEST_PREFIX = "/usr/lib/chrysalis"
-ENGINE_PREFIX = "/usr/lib/chrysalis-engine"
-
 
 @dataclass(frozen=True, slots=True)
 class TreeContext:
@@ -72,7 +69,9 @@ def make_trees(context: TreeContext, directory: Path, *, epoch: int, command_lin
     guest = directory / "guest"
     guest.mkdir(parents=True)
     own = build_guest_wheel(context.scratch / "wheel", recipe.source)
-    make_environment(guest, GUEST_PREFIX, [own, *_wheels(context, read_wheel_lock(recipe.source, "guest"))])
+    make_environment(
+        guest, staging.ENVIRONMENTS["guest"], [own, *_wheels(context, read_wheel_lock(recipe.source, "guest"))]
+    )
     place = guest / staging.IMAGE_FILE
     place.write_bytes(
         staging.image_file(recipe, engine_version=engine_version(recipe), epoch=epoch, command_line=command_line)

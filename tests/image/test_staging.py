@@ -89,12 +89,13 @@ def test_staged_rules_keep_our_files_and_make_links_again(tmp_path: Path) -> Non
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/file").write_text("")
     (tmp_path / "etc/link").symlink_to("/dev/null")
-    text = staging.staged_rules([tmp_path, tmp_path / "absent"], ["guest"])
+    text = staging.staged_rules([tmp_path, tmp_path / "absent"], ["guest", "engine", "driver"])
     rules = Rules()
     rules.read(text, "staged")
-    assert rules.keep == ["/etc/file", "/usr/lib/chrysalis/**"]
+    assert rules.keep == ["/etc/file"]
+    assert rules.bundle == ["/usr/lib/chrysalis/**", "/usr/lib/chrysalis-engine/**"]
     assert rules.link == [("/etc/link", "/dev/null")]
-    assert rules.compile == ["/usr/lib/chrysalis"]
+    assert rules.compile == ["/usr/lib/chrysalis", "/usr/lib/chrysalis-engine"]
 
 
 def test_list_settings_are_read_as_mkosi_reads_them(tmp_path: Path) -> None:
