@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+GUEST = (
+    "0101271704ccc2360ddbb08438d591c23fb8a0a9cb0cebc60cefea7868833f8e",
+    "4605c05ee6caae6e83dfa8a67c5ced8e82d475ac66941c84de94c5cdf234a8fb",
+    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
+    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
+    "b1a890e3e17fa67d95c069243a2050aeb13dd428e0f296204babb3cb11c20e43",
+    "c45805fc6f2b7fd3f8e192738f80ab529bd47fb7da8ffa980d094cb1e5685cf2",
+    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
+    "b5710bf57d25623e4019027da116821fa99f5c81e9e38b87671cc574f9281439",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "7923a63a372d08f9621804e615364377140d4d8cb7f91cebbc164119114bf32a",
+    "2565f89906dcc34c12d64dc3111c7f364df8b2ef9e70316531f242549101f445",
+)
+"""Registers 0 to 10 of a guest under QEMU with Debian's OVMF 2025.02, its kernel 6.12 and swtpm, read from its TPM."""
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> LogFiles:
     return LogFiles(
@@ -58,6 +74,16 @@ def test_all_logs_are_gathered_in_order(files: LogFiles) -> None:
     assert set(found.replay()) == {4, 10, 11, 14}
     assert BootLogs.decode(found.encode()) == found
     assert files.own.stat().st_mode & 0o444 == 0o444
+
+
+def test_a_kernels_first_entry_leads_to_the_register_of_a_real_guest(files: LogFiles) -> None:
+    """The aggregate of registers 0 to 9 in the template ``ima-sig`` (name and hash, file name, no signature)."""
+    registers = [bytes.fromhex(value) for value in GUEST]
+    fields = (b"sha256:\0" + hashlib.sha256(b"".join(registers[:10])).digest(), b"boot_aggregate\0", b"")
+    content = b"".join(len(item).to_bytes(4, "little") + item for item in fields)
+    files.firmware.write_bytes(support.tcg2_log([]))
+    files.kernel.write_bytes(kernel_entry(content, b"ima-sig"))
+    assert gather(files).replay() == {10: registers[10]}
 
 
 def test_a_log_that_is_not_there_has_no_events(files: LogFiles) -> None:
