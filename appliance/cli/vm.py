@@ -22,10 +22,11 @@ from appliance.host.confidential import find_protection
 from appliance.host.errors import NotReadyError
 from appliance.host.follow import console_lines
 from appliance.host.kvm import probe_kvm
-from appliance.host.launch import RunningVm, delete, find, start
+from appliance.host.launch import start
 from appliance.host.machine import STATUS_PORT, Configuration, Forward, Machine, Protection
 from appliance.host.readiness import Stage, get_bytes, look, until_stages
 from appliance.host.record import machine_directory, names
+from appliance.host.running import RunningVm, delete, find
 from appliance.image.sizes import parse_size
 from appliance.keys import read_secret
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
         NotReadyError,
     )
     from appliance.host.kvm import Probe, probe_kvm
-    from appliance.host.launch import RunningVm, delete, find, start
+    from appliance.host.launch import start
     from appliance.host.machine import Configuration, Forward, Machine, qemu_command
     from appliance.host.readiness import Stage, until_stages
     from appliance.host.record import machine_directory
+    from appliance.host.running import RunningVm, delete, find
 
 __all__ = [
     "Configuration",
@@ -57,10 +58,10 @@ if not TYPE_CHECKING:
             "MissingProgramError": "errors",
             "NotReadyError": "errors",
             "Probe": "kvm",
-            "RunningVm": "launch",
+            "RunningVm": "running",
             "Stage": "readiness",
-            "delete": "launch",
-            "find": "launch",
+            "delete": "running",
+            "find": "running",
             "machine_directory": "record",
             "probe_kvm": "kvm",
             "qemu_command": "machine",

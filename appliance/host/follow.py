@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from appliance.host.launch import RunningVm
+    from appliance.host.running import RunningVm
 
 POLL_S = 0.3
 CHUNK_BYTES = 65536

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from appliance.host.launch import RunningVm
+    from appliance.host.running import RunningVm
 
 ANSWER_S = 5.0
 POLL_S = 1.0

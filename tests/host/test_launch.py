@@ -23,9 +23,10 @@ from appliance.host.control import Control
 from appliance.host.errors import ControlError, LaunchError, MachineError, MissingProgramError
 from appliance.host.follow import console_lines, plain
 from appliance.host.kept import ProcessIdentity, keep, spawn
-from appliance.host.launch import RunningVm, delete, find, start
+from appliance.host.launch import start
 from appliance.host.machine import Configuration, Forward, Machine
 from appliance.host.record import held, names
+from appliance.host.running import RunningVm, delete, find
 from appliance.image.gpt import HEAD_SECTORS, SECTOR, STATE_LABEL, parse_table
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ async def test_a_hanging_qemu_is_ended_by_force(monkeypatch: pytest.MonkeyPatch,
     vm = await start(tiny(ends=False))
     os.kill(vm.pid, signal.SIGSTOP)
     for limit in ("CONTROL_S", "QUIT_S"):
-        monkeypatch.setattr(f"appliance.host.launch.{limit}", 0.3)
+        monkeypatch.setattr(f"appliance.host.running.{limit}", 0.3)
     assert await vm.stop(0.3) == "kill"
     assert not vm.alive
 

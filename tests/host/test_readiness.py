@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from appliance.host.errors import LaunchError, NotReadyError
 from appliance.host.kept import keep, spawn
-from appliance.host.launch import RunningVm
 from appliance.host.machine import STATUS_PORT
 from appliance.host.readiness import (
     MAX_ANSWER_BYTES,
@@ -31,6 +30,7 @@ from appliance.host.readiness import (
     until_stages,
 )
 from appliance.host.record import Kept, Record, write_record
+from appliance.host.running import RunningVm
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

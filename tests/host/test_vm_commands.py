@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tiny_guest
 
-from appliance.host.launch import find
 from appliance.host.record import machine_directory
+from appliance.host.running import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable
