@@ -83,7 +83,11 @@ def make_trees(context: TreeContext, directory: Path, *, epoch: int, command_lin
         tree.mkdir()
         wheels = _wheels(context, read_wheel_lock(recipe.source, engine.wheels))
         make_environment(
-            tree, ENGINE_PREFIX, wheels, system_site_packages=engine.system_site_packages, leave=engine.leave
+            tree,
+            staging.ENVIRONMENTS["engine"],
+            wheels,
+            system_site_packages=engine.system_site_packages,
+            leave=engine.leave,
         )
         names.append("engine")
     for item in recipe.content.trees:
