@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.boot.stages import write_atomically
 from appliance.errors import StageError
-from attestation.platforms import detect
+from attestation.platforms import ConfigfsTdx, detect
+from attestation.tdx import parse_quote
+from attestation.tdx_rules import ZERO48
 
 if TYPE_CHECKING:
     from appliance.boot.system import System
     from appliance.config.models import TrustConfig
+    from attestation.tdx import TdReport
 
 TSM: Final = "/sys/kernel/config/tsm/report"
 TPM: Final = "/dev/tpmrm0"
@@ -76,6 +79,28 @@ def judge(found: Found, trust: TrustConfig) -> None:
             f" ({found.why})",
             hint="launch it on a host with that platform; a TPM is enough for development roots only",
         )
+
+
+def bound(report: TdReport, digest: bytes) -> None:
+    """The launch of a TD carries the digest of the measured configuration, or nothing.
+
+    Args:
+        report: This machine's own.
+        digest: Of the measured configuration, 32 bytes.
+
+    Raises:
+        StageError: It carries something else: the machine was launched for another configuration.
+    """
+    if report.mr_config_id not in {ZERO48, digest + bytes(16)}:
+        raise StageError(
+            f"MRCONFIGID is {report.mr_config_id.hex()}, expected zeros or {digest.hex()} and zeros",
+            hint="launch the machine again with the configuration that it was given",
+        )
+
+
+async def own_report() -> TdReport:
+    """This TD's report, by way of a quote whose signature is not looked at; raises ``AttestationError``."""
+    return parse_quote(await ConfigfsTdx().collect(bytes(64))).report
 
 
 def publish(system: System, attestable: Attestable) -> None:

@@ -127,6 +127,8 @@ class Boot:
         self._found = platform.find(self._system)
         if self._config is not None:
             platform.judge(self._found, self._config.measured.trust)
+            if self._found.name == "tdx":
+                platform.bound(await platform.own_report(), self._config.measured.digest())
 
     async def _take_posture(self) -> None:
         await posture.take(self._system, self._image or read_image(self._system))
@@ -152,7 +154,7 @@ class Boot:
 
     async def _bring_up_gpu(self) -> str | None:
         if self._image is not None and self._image.profile == "engine-gpu":
-            from appliance.boot import gpu  # noqa: PLC0415
+            from appliance.boot import gpu  # noqa: PLC0415 - a machine without one need not load it
 
             await gpu.bring_up(self._system, self._config)
             return None

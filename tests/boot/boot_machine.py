@@ -78,7 +78,7 @@ def machine(root: Path, *, configured: bool = True) -> System:
     write(root, "/usr/lib/chrysalis/image.json", json.dumps(image))
     write(root, "/proc/cmdline", f"{COMMAND_LINE} roothash={ROOT_HASH}\n")
     write(root, "/proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n")
-    write(root, "/proc/1/limits", f"Limit  Soft  Hard  Units\nMax core file size{'0':>9}{'0':>21}{'bytes':>26}\n")
+    write(root, "/proc/self/limits", f"Limit  Soft  Hard  Units\nMax core file size{'0':>9}{'0':>21}{'bytes':>26}\n")
     write(root, "/proc/self/mountinfo", "22 1 254:0 / / ro,relatime shared:1 - erofs /dev/mapper/root ro\n")
     write(root, "/sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
     for register in (12, 13):

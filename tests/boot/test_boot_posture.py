@@ -54,7 +54,7 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "swap": ("/proc/swaps", "Filename\n/dev/vdb file 1 0 -2\n", "swap"),
     "core files": ("/proc/sys/kernel/core_pattern", "core\n", "sysctl kernel.core_pattern"),
     "modules may be loaded": ("/proc/sys/kernel/modules_disabled", "0\n", "sysctl kernel.modules_disabled"),
-    "core limit": ("/proc/1/limits", "Max core file size 0 unlimited bytes\n", "core size of the service manager"),
+    "core limit": ("/proc/self/limits", "Max core file size 0 unlimited bytes\n", "core file size"),
 }  # fmt: skip
 
 

@@ -84,7 +84,8 @@ def test_services_that_meet_bytes_from_outside_give_everything_up(name: str) -> 
     ):  # fmt: skip
         assert unit[setting] == [value], setting
     devices = {value.split()[0] for value in unit.get("DeviceAllow", [])}
-    assert devices == (set() if name == "engine" else {"/dev/tpmrm0"})
+    allowed = {"engine": set(), "worker": {"/dev/tpmrm0"}, "status": {"/dev/tpmrm0", "/dev/console"}}
+    assert devices == allowed[name]
 
 
 def test_nothing_serves_where_a_stage_of_the_boot_failed() -> None:
@@ -103,8 +104,8 @@ def test_no_interface_comes_up_without_the_firewall() -> None:
 def test_only_stage_lines_can_reach_the_console() -> None:
     common = settings("chrysalis-.service.d/10-common.conf")
     assert (common["StandardOutput"], common["StandardError"]) == (["null"], ["journal"])
-    writers = {path.name for path in UNITS.glob("*.service") if "/dev/console" in path.read_text()}
-    assert writers == {"chrysalis-boot.service", "chrysalis-status.service"}
+    writers = {path.parent.name for path in UNITS.glob("*/*.conf") if "StandardOutput=file:" in path.read_text()}
+    assert writers == {"chrysalis-boot.service.d", "chrysalis-status.service.d"}
     journal = (EXTRA / "usr/lib/systemd/journald.conf.d/00-chrysalis.conf").read_text()
     for line in ("Storage=volatile", "ForwardToConsole=no", "ForwardToSyslog=no", "ForwardToKMsg=no"):
         assert line in journal

@@ -22,6 +22,10 @@ SURFACE = {
         ClientAccount ClientLedger Counters GatewayLedger LedgerError Multipliers PaymentRefusedError ProxyRecord Store
         StoreBusyError StoreCorruptError StoreFullError Usage WorkerLedger adjust adjusted reservation
     """,
+    "appliance.boot": """
+        ClockError GpuError GuestConfigError PostureCheck PostureError StageRecord StageTable System ToolError
+        pack parse read_stages
+    """,
     "appliance.chain": """
         AccountState AccountWatcher Address BlockId ChainClient ChainError ChainReader ChainUnavailableError FileRelay
         FundsError Head HttpRelay LayoutError LiteserverAddress NodeWallet NotConfirmedError NotListedError
@@ -79,7 +83,7 @@ HEAVY = frozenset([
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
 ])  # fmt: skip
 ROOMS = frozenset([
-    "accounting", "chain", "cli", "client", "config", "engine", "gateway", "host", "image", "lab", "model", "wire",
+    "accounting", "boot", "chain", "cli", "client", "config", "engine", "gateway", "host", "image", "lab", "model", "wire",
     "worker",
 ])  # fmt: skip
 

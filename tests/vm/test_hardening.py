@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.demo]
 DOCS = Path(__file__).resolve().parents[2] / "docs/security.md"
 CHECKS = frozenset({
     "kernel command line", "root file system", "register 12", "register 13", "lockdown", "swap", "listening sockets",
-    "firewall", "running programs", "debuggers and remote shells", "credentials", "core size of the service manager",
+    "firewall", "running programs", "debuggers and remote shells", "credentials", "core file size",
 }) | {f"sysctl {name}" for name in SYSCTLS}  # fmt: skip
 SHUT = (22, 23, 53, 68, 80, 111, 443, 2222, 5355, 8000, 8080, 8443, 9480, 10000, 19531, 30000, 30001, 40000)
 SILENT_S = 3.0

@@ -84,7 +84,7 @@ def kernel_checks(system: System, image: ImageInfo, root_table: str) -> Iterator
     yield none("swap", (system.text("/proc/swaps") or "").splitlines()[1:], "no swap is configured: what added it?")
     for name, value in SYSCTLS.items():
         yield equal(f"sysctl {name}", system.text(f"/proc/sys/{name.replace('.', '/')}"), value)
-    yield equal("core size of the service manager", core_limit(system.text("/proc/1/limits") or ""), "0")
+    yield equal("core file size", core_limit(system.text("/proc/self/limits") or ""), "0")
 
 
 def command_line(seen: str, own: str) -> PostureCheck:
