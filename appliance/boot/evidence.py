@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from pydantic import ValidationError
 
-from appliance.assembly import collateral_source, open_verifier
 from appliance.boot import platform as machine_platform
 from appliance.boot.configuration import MACHINE_FILE
 from appliance.chain.addresses import Address
@@ -24,6 +23,7 @@ from appliance.errors import StageError
 from appliance.worker.evidence import staple
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
+from attestation.collateral import open_source
 from attestation.errors import AttestationError
 from attestation.platforms import Tpm, open_platform
 from attestation.ratls import Identity
@@ -76,7 +76,7 @@ class Prover:
         identity = await Identity.create(platform, key=key)
         image = await _image(platform, identity, config)
         statement = REFUSED if config is None else describe(config, image)
-        source = collateral_source(config.host) if config is not None else None
+        source = open_source(config.host.collateral) if config is not None else None
         maker = EvidenceMaker(
             platform,
             identity,
@@ -114,6 +114,8 @@ async def _image(platform: Platform, identity: Identity, config: WorkerConfig | 
         return references.image_hash(await platform.registers())
     if config is None:
         return bytes(32)
+    from appliance.assembly import open_verifier  # noqa: PLC0415 - loads the chain's libraries: seconds of a start
+
     verdict = await open_verifier(config.measured.trust, config.host).verify_certificate(identity.certificate)
     return verdict.image_hash
 

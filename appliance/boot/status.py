@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance import logs
 from appliance.boot import tls
-from appliance.boot.evidence import Prover
 from appliance.boot.pages import Pages
 from appliance.boot.stages import WORKER_STAGES, read_stages
 from appliance.boot.system import System
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from appliance.boot.evidence import Prover
     from appliance.boot.stages import StageRecord
 
 log = structlog.get_logger(__name__)
@@ -98,6 +98,8 @@ class StatusPort:
         """Wait for the keys, then show a certificate with evidence; try again for as long as that fails."""
         while not self._keys_ended():  # noqa: ASYNC110 - another process writes the record
             await asyncio.sleep(POLL_S)
+        from appliance.boot.evidence import Prover  # noqa: PLC0415 - the port is open before all of this is loaded
+
         while True:
             try:
                 prover = await Prover.open(self._system, self._key)
