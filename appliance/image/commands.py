@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 UMASK = 0o022
 """Of everything that a build runs: a caller's stricter one would show in the image."""
 
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "TZ": "UTC", "TERM": "dumb", "HOME": "/root"}
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "TZ": "UTC", "TERM": "dumb", "HOME": "/"}
 """The whole environment of everything that a build runs."""
 
 _TAIL = 25

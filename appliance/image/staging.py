@@ -54,7 +54,7 @@ def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, epoch: int, sea
     shutil.copyfile(seal, config / _SEAL / "seal.py")
     extra = [config / "mkosi.extra", *(config / f"mkosi.profiles/{name}/mkosi.extra" for name in recipe.mkosi_profiles)]
     _write(config / _SEAL / "staged.rules", staged_rules(extra, names))
-    rules = [f"{_SEAL}/root.rules", f"{_SEAL}/staged.rules"]
+    rules = [f"{_SEAL}/{name}.rules" for name in ("root", "staged")]
     for name in recipe.mkosi_profiles:
         for path in (f"mkosi.profiles/{name}/seal.rules", f"{_SEAL}/{name}.rules"):
             rules += [path] if (config / path).is_file() else []
