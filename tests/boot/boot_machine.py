@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 from appliance.boot.posture.kernel import SYSCTLS, ZERO
 from appliance.boot.system import System
 from appliance.boot.volume import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTRA = REPOSITORY / "image/mkosi.extra"
@@ -57,6 +61,12 @@ class Registers:
     async def extend(self, register: int, digest: bytes, text: str) -> None:
         assert text
         self.extended.append((register, digest))
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Return when it holds; files of another task have no event."""
+    while not holds():  # noqa: ASYNC110 - as it says
+        await asyncio.sleep(0.01)
 
 
 def write(root: Path, name: str, content: str | bytes) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from boot_machine import ME, MEASURED, machine, members, write
+from boot_machine import ME, MEASURED, eventually, machine, members, write
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -75,8 +75,7 @@ async def running(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     found = Running(machine(root))
     stopped = asyncio.Event()
     task = asyncio.create_task(found.port.run(stopped))
-    while found.port.port == 0:  # noqa: ASYNC110 - it has no event for that
-        await asyncio.sleep(0.01)
+    await eventually(lambda: found.port.port != 0)
     try:
         yield found
     finally:
@@ -120,8 +119,7 @@ async def test_the_console_hears_of_the_worker_s_stages_only(tmp_path: Path, mon
     async with running(tmp_path, monkeypatch) as port:
         port.table.begin("clock")
         port.table.begin("chain", "no liteserver answers")
-        while not port.said:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.01)
+        await eventually(lambda: bool(port.said))
         assert [record.name for record in port.said] == ["chain"]
 
 
