@@ -142,6 +142,7 @@ def build_image(
                 release=request.release,
             )
             (made / MANIFEST_NAME).write_bytes(manifest.encode())
+            files = (*files, artefacts.describe(made / MANIFEST_NAME))
         shutil.rmtree(output, ignore_errors=True)
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, output)
