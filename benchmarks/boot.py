@@ -254,7 +254,9 @@ async def sound(
         place = scratch / f"{name}-{attempt}"
         place.mkdir()
         try:
-            return await boot(place)
+            found = await boot(place)
+            print(f"{name}: {found}", file=sys.stderr)
+            return found
         except CrashedError as error:
             print(f"{name}: the guest's kernel broke ({error}); once more", file=sys.stderr)
         finally:
