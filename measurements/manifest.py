@@ -160,8 +160,11 @@ class Manifest(_Part):
                     return entry
         raise ManifestError(f"the manifest predicts no registers for {platform}, {boot} boot, shape {shape}")
 
-    def require_release(self) -> None:
+    def require_release(self, *, numbered: bool = True) -> None:
         """Refuse what no policy of a release accepts.
+
+        Args:
+            numbered: Refuse a build without a release number too; one's own build has none.
 
         Raises:
             ManifestError: A debug build, a build of modified source, or one without a release number.
@@ -176,7 +179,7 @@ class Manifest(_Part):
                 f"{self.profile} was built from source that no commit holds; nobody else can rebuild it",
                 hint="commit and build again; for development only, ask for it with --development",
             )
-        if self.release == 0:
+        if numbered and self.release == 0:
             raise ManifestError(
                 f"{self.profile} has release number 0: a build that nobody released",
                 hint="state a release number in the build; for development only, ask for it with --development",

@@ -58,7 +58,8 @@ def open_release(directory: Path, keys: Collection[bytes] | None, *, development
 
     Args:
         directory: Where it lies.
-        keys: Trusted public keys, one of which has to have signed; None: nobody has to (one's own build).
+        keys: Trusted public keys, one of which has to have signed; None: nobody has to. It is one's own build then,
+            and needs no release number.
         development: Take debug builds and builds of uncommitted source too.
 
     Raises:
@@ -73,7 +74,7 @@ def open_release(directory: Path, keys: Collection[bytes] | None, *, development
         signed = _read(directory / SIGNATURE_NAME, MAX_SIGNATURE_BYTES, "chrysalis image sign makes one")
         manifest, signers = verify_manifest(data, signed, keys)
     if not development:
-        manifest.require_release()
+        manifest.require_release(numbered=keys is not None)
     return Release(directory, manifest, hashlib.sha256(data).digest(), signers)
 
 
@@ -151,6 +152,8 @@ def sign(
         ReleaseError: A file is missing or differs from the manifest.
     """
     release = open_release(directory, None, development=development)
+    if not development:
+        release.manifest.require_release()
     if previous is not None:
         release.manifest.require_newer_than(parse_manifest(_read(previous, MAX_MANIFEST_BYTES, "")))
     verify_files(release, report)

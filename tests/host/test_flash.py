@@ -341,7 +341,7 @@ def test_the_whole_way_by_command(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("change", [{"debug": True}, {"source_modified": True}, {"release": 0}])
+@pytest.mark.parametrize("change", [{"debug": True}, {"source_modified": True}, {"source_commit": None}])
 def test_what_is_no_release_is_flashed_only_when_asked_for(tmp_path: Path, change: dict[str, Any]) -> None:
     image = disks.write_release(tmp_path / "release", **change).directory
     refused = chrysalis("flash", "--image", image, "--unsigned", "--to", tmp_path / "a")

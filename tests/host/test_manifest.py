@@ -178,6 +178,12 @@ def test_what_no_release_policy_takes(change: dict[str, Any], said: str) -> None
         make(**change).require_release()
 
 
+def test_ones_own_build_has_no_number() -> None:
+    make(release=0).require_release(numbered=False)
+    with pytest.raises(ManifestError, match="debug build"):
+        make(release=0, debug=True).require_release(numbered=False)
+
+
 def test_release_numbers_only_rise() -> None:
     make(release=8).require_newer_than(make(release=7))
     for release in (7, 6, 0):

@@ -50,6 +50,16 @@ def test_a_file_that_differs_is_named_and_not_signed(tmp_path: Path, spoil: str)
     assert not (directory / "manifest.json.sig").exists()
 
 
+def test_ones_own_build_is_opened_and_not_signed(tmp_path: Path) -> None:
+    directory = disks.write_release(tmp_path, release=0).directory
+    assert open_release(directory, None).manifest.release == 0
+    with pytest.raises(ManifestError, match="release number 0"):
+        sign(directory, KEY, silent)
+    sign(directory, KEY, silent, development=True)
+    with pytest.raises(ManifestError, match="release number 0"):
+        open_release(directory, [PUBLIC])
+
+
 def test_numbers_of_releases_rise(tmp_path: Path) -> None:
     directory = disks.write_release(tmp_path / "new").directory
     older, same = tmp_path / "older.json", tmp_path / "same.json"
