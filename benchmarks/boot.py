@@ -255,10 +255,11 @@ async def sound(
         place.mkdir()
         try:
             found = await boot(place)
-            print(f"{name}: {found}", file=sys.stderr)
-            return found
         except CrashedError as error:
             print(f"{name}: the guest's kernel broke ({error}); once more", file=sys.stderr)
+        else:
+            print(f"{name}: {found}", file=sys.stderr)
+            return found
         finally:
             shutil.rmtree(place)
     message = f"{name}: the guest's kernel broke {ATTEMPTS} times"
