@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ANSWER_S = 5.0
 POLL_S = 1.0
 MAX_ANSWER_BYTES = 1 << 20
+FIRMWARE_SHELL = "UEFI Interactive Shell"
+"""What EDK II ends in where no boot entry works."""
 ENDED = frozenset({"done", "skipped"})
 _LINE = re.compile(r"chrysalis: stage ([a-z-]{1,32}) (pending|running|done|failed|skipped)\b ?([^\r\n]{0,400})")
 
@@ -152,7 +154,8 @@ async def until_stages(
         The stages as they stand.
 
     Raises:
-        NotReadyError: A stage failed (with its reason and hint), or the time is over.
+        NotReadyError: A stage failed (with its reason and hint), the firmware found nothing to boot, or the time is
+            over.
         LaunchError: The machine ended; its last words are told.
     """
     seen: dict[str, str] = {}
@@ -169,6 +172,11 @@ async def until_stages(
                 raise NotReadyError(f"stage {stage.name} failed: {stage.reason or 'no reason given'}", hint=stage.hint)
         if _reached(stages, until, complete=source == "status port"):
             return stages
+        if not stages and FIRMWARE_SHELL in _read(vm.console):
+            raise NotReadyError(
+                f"{vm.name}'s firmware found nothing to boot on its disk and waits in its shell",
+                hint="chrysalis image verify says whether the image's files are whole",
+            )
         if not alive:
             raise LaunchError(f"{vm.name} ended; it said:\n{vm.tail()}", hint=f"the whole of it: {vm.console}")
         if time.monotonic() > limit:

@@ -221,6 +221,15 @@ async def test_a_machine_that_ended_tells_its_last_words(running: Callable[[int]
         await until_stages(vm, seconds=30)
 
 
+async def test_a_firmware_that_finds_nothing_to_boot_is_told_at_once(running: Callable[[int], RunningVm]) -> None:
+    vm = running(1)
+    vm.console.write_text("\x1b[2JUEFI Interactive Shell v2.2\r\nEDK II\r\n\x1b[1mShell>")
+    with pytest.raises(NotReadyError, match="found nothing to boot"):
+        await until_stages(vm, seconds=30)
+    vm.console.write_text("UEFI Interactive Shell v2.2\r\n" + CONSOLE)  # control: a guest that says so later
+    await until_stages(vm, until="configuration", seconds=30)
+
+
 async def test_waiting_ends(running: Callable[[int], RunningVm]) -> None:
     vm = running(1)
     vm.console.write_text(CONSOLE)
