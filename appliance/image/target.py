@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 import struct
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ from appliance.image.gpt import SECTOR
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_OCTAL = re.compile(r"\\([0-7]{3})")
+"""How ``mountinfo`` writes blanks and backslashes in names."""
 # linux/fs.h
 _BLKSSZGET = 0x1268
 _BLKFLSBUF = 0x1261
@@ -209,7 +212,7 @@ def _mounts() -> Iterator[tuple[str, str]]:
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split(" ")
-        where = fields[4].encode().decode("unicode_escape", errors="replace")
+        where = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
         yield fields[2], where
         # Some file systems show a number of their own; the source's name leads to the device's.
         number = _number(after.split(" ")[1])

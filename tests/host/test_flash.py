@@ -253,7 +253,7 @@ def tool(name: str) -> str:
 
 
 def test_a_mounted_device_is_not_touched(release: Release, tmp_path: Path) -> None:
-    where = tmp_path / "mounted"
+    where = tmp_path / "a mount\u00e9d disk"
     where.mkdir()
     with loop_device(tmp_path / "backing", 16 * MIB) as device:
         subprocess.run([tool("mkfs.ext4"), "-q", str(device)], check=True)
