@@ -150,8 +150,7 @@ class Machine:
         Raises:
             MachineError: The first thing that cannot be.
         """
-        if not _NAME.fullmatch(self.name):
-            raise MachineError(f"name {self.name!r}, expected 1 to 32 lower-case letters, digits and dashes")
+        require_name(self.name)
         if not 1 <= self.cpus <= MAX_CPUS:
             raise MachineError(f"{self.cpus} CPUs, expected 1 to {MAX_CPUS}")
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
@@ -174,6 +173,17 @@ class Machine:
         for path in (self.directory, self.image, *((self.model,) if self.model else ())):
             if not path.is_absolute():
                 raise MachineError(f"{path} is relative; a machine's description holds absolute paths")
+
+
+def require_name(name: str) -> str:
+    """A machine's name, checked: it becomes a directory.
+
+    Raises:
+        MachineError: Anything but lower-case letters, digits and dashes.
+    """
+    if not _NAME.fullmatch(name):
+        raise MachineError(f"name {name[:40]!r}, expected 1 to 32 lower-case letters, digits and dashes")
+    return name
 
 
 def qemu_command(machine: Machine) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from appliance.config import home
 from appliance.host.errors import HostError, LaunchError, MachineError
 from appliance.host.kept import ProcessIdentity
-from appliance.host.machine import FILES
+from appliance.host.machine import FILES, require_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,8 +77,12 @@ class Record(BaseModel):
 
 
 def machine_directory(name: str) -> Path:
-    """Where a machine's files are: ``<home>/vm/<name>``."""
-    return home() / "vm" / name
+    """Where a machine's files are: ``<home>/vm/<name>``.
+
+    Raises:
+        MachineError: It is no name.
+    """
+    return home() / "vm" / require_name(name)
 
 
 def write_record(directory: Path, record: Record) -> None:

@@ -148,6 +148,13 @@ def test_the_probe_answers_for_a_host_and_an_image(own_home: Path, tmp_path: Pat
     assert result["protection"] in {"none", "tdx", "snp"}
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "A", "a" * 33])
+def test_a_name_is_no_path(own_home: Path, name: str) -> None:
+    status, result, _ = chrysalis("stop", name, "--delete")
+    assert status == 1
+    assert "lower-case letters" in result["error"]
+
+
 def test_no_machines_are_listed_as_none(own_home: Path) -> None:
     assert chrysalis("status")[1] == {"ok": True, "machines": []}
     assert "known: none" in chrysalis("stop", "nobody")[1]["error"]
