@@ -295,6 +295,8 @@ def seal(root: Path, rules: Rules) -> dict[str, int]:
         place = root / path[1:]
         if path not in wanted and not any(place.iterdir()):
             place.rmdir()
+    for path in tree.kept:
+        _drop_privilege(root / path[1:])
     _add(root, rules)
     return {"kept": len(tree.kept), "removed": len(removed)}
 
@@ -314,8 +316,16 @@ def extract(root: Path, rules: Rules, target: Path) -> int:
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.is_symlink() and not place.exists():
             shutil.copy2(root / path[1:], place, follow_symlinks=False)
+            _drop_privilege(place)
     _add(target, rules)
     return len(tree.kept)
+
+
+def _drop_privilege(path: Path) -> None:
+    """No program in the image gives its caller another user's rights: set-user-ID and set-group-ID go."""
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+        path.chmod(stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID))
 
 
 def _add(root: Path, rules: Rules) -> None:

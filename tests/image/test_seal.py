@@ -198,6 +198,16 @@ def test_extract_copies_and_leaves_the_root_alone(tmp_path: Path) -> None:
     assert list_files(root) == before
 
 
+def test_no_file_gives_its_caller_other_rights(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", {"/bin/mount": b"", "/bin/group": b"", "/bin/plain": b""})
+    for name, mode in (("mount", 0o4755), ("group", 0o2755), ("plain", 0o755)):
+        (root / "bin" / name).chmod(mode)
+    extract(root, rules("keep /bin/*"), tmp_path / "copy")
+    seal.seal(root, rules("keep /bin/*"))
+    for place in (root, tmp_path / "copy"):
+        assert {path.stat().st_mode & 0o7777 for path in (place / "bin").iterdir()} == {0o755}
+
+
 def test_byte_code_is_the_same_wherever_it_is_made_and_is_not_checked(tmp_path: Path) -> None:
     sources = {
         f"/usr/lib/p/m{number}.py": f"NAME = 'shared'\ndef f{number}(x): return x\n".encode() for number in range(9)
