@@ -76,16 +76,17 @@ def explain(rows: Sequence[Row], outputs: Sequence[Path], announce: Callable[[st
 
 
 def first_listed_difference(first: str, second: str) -> str | None:
-    """The first path at which two file lists differ, and how; None where they are equal."""
+    """The first path at which two file lists differ, how, and how many more do; None where they are equal."""
     one, two = (_entries(text) for text in (first, second))
-    for path in sorted(one.keys() | two.keys()):
-        if path not in two:
-            return f"{path} is only in the first"
-        if path not in one:
-            return f"{path} is only in the second"
-        if one[path] != two[path]:
-            return f"{path} is {' '.join(one[path])} in the first, {' '.join(two[path])} in the second"
-    return None
+    paths = [path for path in sorted(one.keys() | two.keys()) if one.get(path) != two.get(path)]
+    if not paths:
+        return None
+    path, more = paths[0], f"; {len(paths) - 1} more paths differ" if len(paths) > 1 else ""
+    if path not in two:
+        return f"{path} is only in the first{more}"
+    if path not in one:
+        return f"{path} is only in the second{more}"
+    return f"{path} is {' '.join(one[path])} in the first, {' '.join(two[path])} in the second{more}"
 
 
 def first_differing_byte(first: Path, second: Path) -> int | None:

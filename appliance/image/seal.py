@@ -14,6 +14,7 @@ A rules file has one rule a line, ``#`` begins a comment::
     directory PATH  this directory is there, empty if need be
     link PATH TO    this symbolic link is there
     compile PATH    every Python source below gets a byte-code file that is used without a look at its source
+    shadow PATH     passwords below are dated like everything else in the image: the tools write the day of the build
     modules PATH    kernel modules below are unpacked (a file system or archive around them compresses better)
 
 In a glob ``*`` stays within a directory, ``**`` crosses them, ``{a,b}`` is either. Sources: System V ABI, chapter 5
@@ -69,6 +70,7 @@ class Rules:
     link: list[tuple[str, str]] = field(default_factory=list)
     compile: list[str] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
+    shadow: list[str] = field(default_factory=list)
 
     def read(self, text: str, source: str) -> None:
         """Add the rules of a text.
@@ -83,7 +85,7 @@ class Rules:
             verb, *operands = words
             if verb == "link" and len(operands) == 2:
                 self.link.append((operands[0], operands[1]))
-            elif verb in {"keep", "bundle", "drop", "directory", "compile", "modules"} and len(operands) == 1:
+            elif verb in {"keep", "bundle", "drop", "directory", "compile", "modules", "shadow"} and len(operands) == 1:
                 getattr(self, verb).append(operands[0])
             else:
                 raise SealError(f"{source}:{number}: {line.strip()!r} is no rule")
@@ -351,6 +353,15 @@ def make_archive(root: Path, output: Path, epoch: int) -> None:
     subprocess.run(["zstd", "--quiet", "-19", "-T0", "--rm", "-o", output, plain], check=True)  # noqa: S603, S607 - as above
 
 
+def date_passwords(file: Path, epoch: int) -> None:
+    """Set the day of the last change (shadow(5), third field) of every account that has one."""
+    lines = [line.split(":") for line in file.read_text(encoding="utf-8").splitlines()]
+    for fields in lines:
+        if fields[2:3] not in ([], [""]):
+            fields[2] = str(epoch // 86400)
+    file.write_text("".join(":".join(fields) + "\n" for fields in lines), encoding="utf-8")
+
+
 def unpack_modules(directory: Path) -> None:
     """Unpack ``.ko.xz`` files in place and write the dependency tables anew.
 
@@ -462,6 +473,8 @@ def seal_root(root: Path, names: Sequence[str]) -> None:
     for path in rules.modules:
         for directory in sorted((root / path[1:]).iterdir()):
             unpack_modules(directory)
+    for path in rules.shadow:
+        date_passwords(root / path[1:], int(os.environ["SOURCE_DATE_EPOCH"]))
     for path in dict.fromkeys(rules.compile):
         compile_python(root, path)
     (Path(os.environ["OUTPUTDIR"]) / ROOT_LIST).write_text(list_files(root), encoding="utf-8")

@@ -225,6 +225,13 @@ def test_byte_code_is_the_same_wherever_it_is_made_and_is_not_checked(tmp_path: 
         assert str(tmp_path).encode() not in content
 
 
+def test_passwords_are_dated_like_the_image(tmp_path: Path) -> None:
+    path = tmp_path / "shadow"
+    path.write_text("root:*:20779:0:99999:7:::\nnobody:!*::::::\nshort\n")
+    seal.date_passwords(path, 1767225600)
+    assert path.read_text() == "root:*:20454:0:99999:7:::\nnobody:!*::::::\nshort\n"
+
+
 def test_the_list_names_kind_mode_owner_size_digest_and_target(tmp_path: Path) -> None:
     root = write(tmp_path, {"/d/f": b"content", "/l": "d/f"})
     (root / "d/f").chmod(0o640)
