@@ -1,7 +1,7 @@
 """TPM evidence: one canonical CBOR map; values in, bytes out, and back. Nothing here is verified.
 
 It has two forms. A certificate carries the one without logs, about two kilobytes; a fresh bundle the one with logs,
-which are 20 to 60 kilobytes and would not fit into a handshake (:data:`attestation.tdx.MAX_QUOTE`).
+up to 60 kilobytes, which would not fit into a handshake (:data:`attestation.tdx.MAX_QUOTE`).
 """
 
 from __future__ import annotations
