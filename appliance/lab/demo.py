@@ -70,7 +70,9 @@ class Demonstration:
             with self._stage("stop"):
                 await self._site.stop()
                 await self._processes.stop()
-            self._result.processes_left = [f"{pid} {name}" for pid, name in survivors(self._processes.sessions)]
+            self._result.processes_left = [
+                f"{pid} {name}" for pid, name in survivors([*self._processes.sessions, *self._site.sessions])
+            ]
         self._result.checks["no process is left"] = not self._result.processes_left
         self._result.ok = all(self._result.checks.values())
         return self._result

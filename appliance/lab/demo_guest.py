@@ -99,6 +99,7 @@ class GuestSite:
         self._machine: Machine | None = None
         self._vm: RunningVm | None = None
         self._predicted: dict[int, bytes] = {}
+        self.sessions: list[int] = []
 
     async def model(self, recipe: str, progress: ProgressCallback) -> Served:
         """The recipe's checkpoint as a volume, served by the engine that the image carries."""
@@ -152,7 +153,9 @@ class GuestSite:
         if self._machine is None:
             raise LabError("the machine was not made yet")
         self._vm = vm = await launch.start(self._machine, tell=self._say, prepare_tpm=self._authorities.prepare_swtpm)
-        self._stack.push_async_callback(vm.stop)
+        self._stack.push_async_callback(vm.stop, 0)  # it keeps nothing: no time for the power button
+        swtpm = vm.record.swtpm
+        self.sessions += [vm.pid, *([swtpm.pid] if swtpm is not None else [])]
         if wait:
             await readiness.until_stages(vm, seconds=START_S, report=self._report)
 

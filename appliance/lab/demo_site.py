@@ -67,7 +67,13 @@ class Settled:
 
 
 class WorkerSite(Protocol):
-    """A place for the worker."""
+    """A place for the worker.
+
+    Attributes:
+        sessions: Of processes that it started itself; none of them may be left in the end.
+    """
+
+    sessions: list[int]
 
     async def model(self, recipe: str, progress: ProgressCallback) -> Served:
         """Make or find the model."""
@@ -111,6 +117,7 @@ class ProcessSite:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._url = ""
+        self.sessions: list[int] = []
 
     async def model(self, recipe: str, progress: ProgressCallback) -> Served:
         """The recipe's checkpoint, served by SGLang."""
