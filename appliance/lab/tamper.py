@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 SECTOR = 512
+CONTEXT = 4096
+"""Bytes before a section by which it is told from the same text elsewhere on the disk."""
 EROFS_SUPERBLOCK = 1024
 """Offset of the superblock (Linux, ``fs/erofs/erofs_fs.h``); its volume name decides nothing, and mounting reads it."""
 VOLUME_NAME = 64
@@ -51,14 +53,12 @@ def alter_root(disk: Path, root: Path, copy: Path) -> Change:
 
 def alter_uki(disk: Path, uki: Path, copy: Path) -> Change:
     """Copy the disk with one letter of the section changed that names the operating system."""
-    section = _section(uki.read_bytes(), ".osrel")
-    return _copy_but_one(disk, copy, _find(disk, section) + _letter(section, rb"NAME=\"?([A-Za-z])"))
+    return _alter_section(disk, uki.read_bytes(), ".osrel", rb"NAME=\"?([A-Za-z])", copy)
 
 
 def alter_command_line(disk: Path, uki: Path, copy: Path) -> Change:
     """Copy the disk with one letter of the image's command line changed: ``quiet`` is not quiet any more."""
-    section = _section(uki.read_bytes(), ".cmdline")
-    return _copy_but_one(disk, copy, _find(disk, section) + _letter(section, rb"quie(t)"))
+    return _alter_section(disk, uki.read_bytes(), ".cmdline", rb"quie(t)", copy)
 
 
 def alter_model(volume: Path, checkpoint: Path, copy: Path) -> Change:
@@ -87,18 +87,17 @@ def alter_configuration(measured: str) -> str:
     return measured[: found.start(1)] + str((int(found[1]) + 1) % 10) + measured[found.end(1) :]
 
 
-def _section(uki: bytes, name: str) -> bytes:
-    for section in pe.parse(uki).sections:
-        if section.name == name:
-            return uki[section.raw_offset : section.raw_offset + min(section.raw_size, section.virtual_size)]
-    raise LabError(f"the image has no section {name}")
-
-
-def _letter(section: bytes, pattern: bytes) -> int:
-    found = re.search(pattern, section)
+def _alter_section(disk: Path, uki: bytes, name: str, pattern: bytes, copy: Path) -> Change:
+    """Alter what a pattern's group finds in a section; what stands before it in the image tells where it is."""
+    section = next((section for section in pe.parse(uki).sections if section.name == name), None)
+    if section is None:
+        raise LabError(f"the image has no section {name}")
+    end = section.raw_offset + min(section.raw_size, section.virtual_size)
+    found = re.compile(pattern).search(uki, section.raw_offset, end)
     if found is None:
-        raise LabError(f"nothing in the section looks like {pattern.decode()}")
-    return found.start(1)
+        raise LabError(f"nothing in section {name} looks like {pattern.decode()}")
+    begin = max(0, section.raw_offset - CONTEXT)
+    return _copy_but_one(disk, copy, _find(disk, uki[begin:end]) + found.start(1) - begin)
 
 
 def _find(file: Path, wanted: bytes) -> int:
