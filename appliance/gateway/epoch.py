@@ -25,7 +25,7 @@ from appliance.gateway.status import GatewayStatus, MoneyStatus, WorkerStatus
 if TYPE_CHECKING:
     import asyncio
     from collections import Counter
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -57,7 +57,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What every epoch is made with. ``payout_min`` in nanotons, ``commit_interval`` in seconds."""
+    """What every epoch is made with. ``payout_min`` in nanotons, ``commit_interval`` in seconds.
+
+    ``refused_at_the_door`` are the newest reasons why a certificate was refused; who listens adds to it.
+    """
 
     ledger: GatewayLedger
     session: Session
@@ -73,6 +76,7 @@ class Parts:
     newer_config: Callable[[], None]
     sequence: Sequence
     writing: asyncio.Lock
+    refused_at_the_door: Collection[str] = ()
 
     def book(self, instance: InstanceRow) -> Book:
         """The accounts under a contract as they are on disk."""
@@ -99,6 +103,7 @@ class Epoch:
         contract = terms.contract.raw()
         known = {row.contract: row for row in parts.ledger.instances()}
         self.book = parts.book(known.get(contract, InstanceRow(contract, terms.params_version)))
+        self._refused_at_the_door = parts.refused_at_the_door
         payments = Payments(parts.key, parts.wallet.address)
         self.desk = Desk(
             parts.limits,
@@ -193,7 +198,7 @@ class Epoch:
             },
             failures=_texts(tally.failures),
             refusals=dict(tally.refusals),
-            refused_workers=list(self.workers.refusals),
+            refused_workers=[*self._refused_at_the_door, *self.workers.refusals],
             workers=[
                 WorkerStatus(
                     number=worker.number,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -51,9 +52,11 @@ if TYPE_CHECKING:
     from appliance.chain.registry import Registry
     from appliance.config import GatewayConfig, GatewayHost
     from appliance.wire.transport import Listener, Server
+    from attestation.verdict import Verdict
 
 log = structlog.get_logger(__name__)
 
+_REMEMBERED_REFUSALS = 20
 _REFERENCE_POLICIES = frozenset({"any", "fake_tdx"})
 """Policies under which workers are taken that know nothing of fresh evidence: those that prove nothing anyway."""
 TICK_S = 0.1
@@ -262,6 +265,7 @@ class _Doors:
     workers: Listener
     clients: Listener
     own_evidence: Callable[[bytes], Awaitable[bytes]] | None
+    refused: deque[str]
 
 
 async def _assemble(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> tuple[Gateway, _Doors]:
@@ -307,6 +311,7 @@ async def _assemble(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> 
         newer_config=_refresher(registry),
         sequence=Sequence(ledger.seqno),
         writing=asyncio.Lock(),
+        refused_at_the_door=doors.refused,
     )
     gateway = Gateway(parts, identity, registry)
     await gateway.start()
@@ -317,17 +322,23 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
     """Listeners straight to the peers, or plain ones behind the router that stands beside this program."""
     trust, host = config.measured.trust, config.host
     if host.behind_router:
-        return _Doors(RouterListener(), RouterListener(), None)
+        return _Doors(RouterListener(), RouterListener(), None, deque())
     platform = own_platform(trust, host)
     identity = await TlsIdentity.create(platform)
     fresh = asyncio.get_running_loop().create_task(identity.keep_fresh())
     stack.callback(fresh.cancel)
     verifier = open_verifier(trust, host)
     strangers = Verifier(for_name("any"), collateral_source(host))
-    workers = RatlsListener(identity, verifier, host.pow_difficulty)
+    refused: deque[str] = deque(maxlen=_REMEMBERED_REFUSALS)
+
+    def remember(verdict: Verdict) -> None:
+        reasons = "; ".join(str(check) for check in verdict.failed)
+        refused.append(f"certificate refused by policy {verdict.policy!r}: {reasons}")
+
+    workers = RatlsListener(identity, verifier, host.pow_difficulty, on_refused=remember)
     clients = RatlsListener(identity, strangers, host.pow_difficulty)
     if platform is None:
-        return _Doors(workers, clients, None)
+        return _Doors(workers, clients, None, refused)
     verdict = await verifier.verify_certificate(identity.certificate, role="server")
     if not verdict.accepted:
         reasons = "; ".join(str(check) for check in verdict.failed)
@@ -344,7 +355,7 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
         platform, identity, statement=lambda: statement, block_hash=lambda: registry.head.block.root_hash
     )
     stack.push_async_callback(own.close)
-    return _Doors(workers, clients, own.bundle)
+    return _Doors(workers, clients, own.bundle, refused)
 
 
 def _refresher(registry: Registry) -> Callable[[], None]:

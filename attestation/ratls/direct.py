@@ -13,9 +13,11 @@ from attestation.ratls import pow as proof
 from attestation.ratls.session import CertificateVerifier, ProtocolFactory, RatlsSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from attestation.ratls.identity import Identity
+    from attestation.verdict import Verdict
 
 _log = structlog.get_logger(__name__)
 HANDSHAKE_TIMEOUT_S = 20.0
@@ -114,6 +116,7 @@ class RatlsListener:
         pow_difficulty: Proof of work that is demanded.
         timeout: Seconds a peer has for its handshake (section 1.4 gives the accepting side 60).
         max_handshakes: Handshakes at a time, half of them from one address; more are closed at once.
+        on_refused: Told of each peer whose evidence is refused; TLS tells the peer nothing of it.
     """
 
     def __init__(
@@ -124,12 +127,14 @@ class RatlsListener:
         *,
         timeout: float = 60.0,
         max_handshakes: int = MAX_HANDSHAKES,
+        on_refused: Callable[[Verdict], None] | None = None,
     ) -> None:
         self._identity = identity
         self._verifier = verifier
         self._difficulty = pow_difficulty
         self._timeout = timeout
         self._max = max_handshakes
+        self._on_refused = on_refused
         self._open: dict[RatlsSession, asyncio.TimerHandle] = {}
         self._by_host: Counter[str] = Counter()
 
@@ -185,6 +190,8 @@ class RatlsListener:
                 expected=check.expected,
                 hint=check.hint,
             )
+            if self._on_refused is not None:
+                self._on_refused(error.verdict)
         elif error is not None:
             _log.info("handshake failed", error=type(error).__name__, reason=str(error))
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from attestation.verdict import Verdict
+
 
 class Served:
     """A listener on loopback and the protocols it made."""
@@ -338,3 +340,21 @@ def _read_end(stream: ssl.SSLSocket) -> bytes:
         return stream.recv(1)
     except (ConnectionError, ssl.SSLError):
         return b""
+
+
+@pytest.mark.parametrize("honest", [True, False])
+async def test_a_listener_tells_whom_it_refused(lab: Lab, honest: bool) -> None:
+    refused: list[Verdict] = []
+    served = Served()
+    port = await served.start(RatlsListener(await lab.identity(), lab.verifier, 0, on_refused=refused.append))
+    dialer = RatlsDialer(await lab.identity() if honest else await Identity.create(FakeTdx()), lab.verifier)
+    transport, _ = await dialer.connect(Recorder, "127.0.0.1", port)
+    if honest:
+        await served.first()
+    else:
+        while not refused:
+            await asyncio.sleep(0.01)
+        assert refused[0].failed
+    assert len(refused) == (0 if honest else 1)
+    transport.close()
+    served.server.close()
