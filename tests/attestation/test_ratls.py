@@ -345,15 +345,20 @@ def _read_end(stream: ssl.SSLSocket) -> bytes:
 @pytest.mark.parametrize("honest", [True, False])
 async def test_a_listener_tells_whom_it_refused(lab: Lab, honest: bool) -> None:
     refused: list[Verdict] = []
+    told = asyncio.Event()
+
+    def note(verdict: Verdict) -> None:
+        refused.append(verdict)
+        told.set()
+
     served = Served()
-    port = await served.start(RatlsListener(await lab.identity(), lab.verifier, 0, on_refused=refused.append))
+    port = await served.start(RatlsListener(await lab.identity(), lab.verifier, 0, on_refused=note))
     dialer = RatlsDialer(await lab.identity() if honest else await Identity.create(FakeTdx()), lab.verifier)
     transport, _ = await dialer.connect(Recorder, "127.0.0.1", port)
     if honest:
         await served.first()
     else:
-        while not refused:
-            await asyncio.sleep(0.01)
+        await told.wait()
         assert refused[0].failed
     assert len(refused) == (0 if honest else 1)
     transport.close()
