@@ -13,6 +13,7 @@ disk's makers, ukify, compressors) sees the other one.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from appliance.image.errors import BuildError
@@ -27,11 +28,16 @@ FAKETIME = f"{_LIBRARIES}/faketime/libfaketime.so.1"
 _LOADER_CHANGES = ((b"/etc/ld.so.preload", b"/usr/ld.so.preload"),)
 _FAKETIME_CHANGES = (
     (b"/etc/faketimerc", b"/usr/faketimerc"),
-    # Switches that are on when the variable is there at all, tied to one that always is: the times of files are shown
-    # as they are, and no shared memory is asked for.
-    (b"NO_FAKE_STAT", b"PATH"),
+    # A switch that is on when the variable is there at all, tied to one that nearly always is: no shared memory.
     (b"FAKETIME_DISABLE_SHM", b"PATH"),
 )
+# The times of files stay as they are: these functions are no longer exported. Not by its variable NO_FAKE_STAT: repart
+# gives mcopy an environment of its own.
+_STAT = frozenset({b"stat", b"statx", b"fstat", b"lstat", b"__xstat", b"__fxstat", b"__lxstat", b"__xstat64",
+                   b"__fxstat64", b"__lxstat64", b"__fxstatat", b"__fxstatat64"})  # fmt: skip
+# What libfaketime's own references to them (features that are off) lead to instead; it imports this one.
+_INSTEAD = b"getenv"
+_DT_STRTAB, _DT_SYMTAB, _PT_DYNAMIC, _SYMBOL_BYTES = 5, 6, 2, 24  # System V ABI, chapters 4 and 5
 
 
 def clock_mounts(tools: Path, scratch: Path, days: int) -> list[tuple[Path, str]]:
@@ -51,7 +57,7 @@ def clock_mounts(tools: Path, scratch: Path, days: int) -> list[tuple[Path, str]
     files = {
         "usr/ld.so.preload": f"/{FAKETIME}\n".encode(),
         "usr/faketimerc": f"+{days}d\n".encode(),
-        FAKETIME: _changed(tools / FAKETIME, _FAKETIME_CHANGES),
+        FAKETIME: _without_stat(_changed(tools / FAKETIME, _FAKETIME_CHANGES)),
         LOADER: _changed(tools / LOADER, _LOADER_CHANGES),
     }
     mounts = []
@@ -77,3 +83,27 @@ def _changed(path: Path, changes: tuple[tuple[bytes, bytes], ...]) -> bytes:
             )
         content = content.replace(wanted, replacement)
     return content
+
+
+def _without_stat(content: bytes) -> bytes:
+    """A library whose dynamic symbols for the times of files bear another name; addresses and offsets are the same."""
+    (headers,) = struct.unpack_from("<Q", content, 32)
+    size, count = struct.unpack_from("<HH", content, 54)
+    tags: dict[int, int] = {}
+    for number in range(count):
+        kind, _, start, _, _, length = struct.unpack_from("<IIQQQQ", content, headers + number * size)
+        if kind == _PT_DYNAMIC:
+            tags = dict(struct.iter_unpack("<QQ", content[start : start + length // 16 * 16]))
+    names, symbols = tags.get(_DT_STRTAB, 0), tags.get(_DT_SYMTAB, 0)
+    if not 0 < symbols < names < len(content):  # the symbols end where their names begin, as linkers lay them out
+        raise BuildError("libfaketime's symbols are not where they were expected", hint="see appliance/image/clock.py")
+    found: dict[bytes, int] = {}
+    for at in range(symbols, names - _SYMBOL_BYTES + 1, _SYMBOL_BYTES):
+        begin = names + struct.unpack_from("<I", content, at)[0]
+        found[content[begin : content.find(b"\0", begin)]] = at
+    if _INSTEAD not in found or b"stat" not in found:
+        raise BuildError("libfaketime's symbols are not the expected ones", hint="see appliance/image/clock.py")
+    changed = bytearray(content)
+    for name in _STAT & found.keys():
+        changed[found[name] : found[name] + 4] = content[found[_INSTEAD] : found[_INSTEAD] + 4]
+    return bytes(changed)
