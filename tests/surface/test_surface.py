@@ -65,8 +65,8 @@ SURFACE = {
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
     "appliance.model": """
         Checkpoint CheckpointError ModelVolumeError PackError PackedModel VolumeFormat
-        VolumeFormatError VolumeMismatchError VolumeName VolumeOpenError VolumeSummary close_volume examine find_damage open_volume
-        pack show verify
+        VolumeFormatError VolumeMismatchError VolumeName VolumeOpenError VolumeSummary close_volume examine
+        find_damage open_volume pack show verify
     """,
     "appliance.wire": """
         Backoff CodecError Connection DialError Dialer Extension FrameTooLargeError Link LinkClosedError LinkHandler
@@ -83,8 +83,8 @@ HEAVY = frozenset([
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
 ])  # fmt: skip
 ROOMS = frozenset([
-    "accounting", "boot", "chain", "cli", "client", "config", "engine", "gateway", "host", "image", "lab", "model", "wire",
-    "worker",
+    "accounting", "boot", "chain", "cli", "client", "config", "engine", "gateway", "host", "image", "lab", "model",
+    "wire", "worker",
 ])  # fmt: skip
 
 
