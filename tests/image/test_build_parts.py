@@ -72,7 +72,7 @@ def symbols(library: bytes) -> list[bytes]:
 
 
 def clock_tree(root: Path, *, loader: bytes = b"\0/etc/ld.so.preload\0", twice: bool = False) -> Path:
-    """A tree with a loader and a libfaketime that have just what is looked at: one dynamic section, symbols, strings."""
+    """A tree with a loader and a libfaketime that have just what is looked at: a dynamic section, symbols, names."""
     table = 64 + 56 + 48
     text, offsets = b"\0", []
     for name in EXPORTED:
