@@ -167,8 +167,9 @@ class Boot:
 
 
 def say(record: StageRecord) -> None:
-    """Write a change of a stage to standard output, which is the console."""
-    print(record.console_line(), flush=True)  # noqa: T201 - the one thing that goes to the console
+    """Write a change of a stage to standard output, which is the console; the status port shows the worker's."""
+    if record.name in BOOT_STAGES:
+        print(record.console_line(), flush=True)  # noqa: T201 - the one thing that goes to the console
 
 
 def number_of(user: str) -> tuple[int, int]:

@@ -45,7 +45,9 @@ def within(name: str, seen: Iterable[str], allowed: Iterable[str], hint: str = "
     found = sorted(set(seen))
     extra = [item for item in found if item not in permitted]
     text = ", ".join(extra or found) or "none"
-    return PostureCheck(name, not extra, shown(text), shown("only " + (", ".join(sorted(permitted)) or "none")), hint)
+    return PostureCheck(
+        name, not extra, shown(text), shown("only " + ", ".join(sorted(permitted)) if permitted else "none"), hint
+    )
 
 
 def none(name: str, seen: Iterable[str], hint: str = "") -> PostureCheck:
