@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import structlog
 
-from appliance.boot.devices import CONFIG_SERIAL, disk_by_serial
+from appliance.boot.devices import CONFIG_VOLUME, volume_named
 from appliance.boot.errors import GuestConfigError
 from appliance.boot.stages import write_atomically
 from appliance.boot.volume import GAS_KEY, MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_VOLUME_BYTES, TEXTS, parse
@@ -76,7 +76,7 @@ def obtain(system: System) -> Handed:
     Raises:
         GuestConfigError: Nothing, both ways at once, or out of bounds.
     """
-    disk = disk_by_serial(system, CONFIG_SERIAL)
+    disk = volume_named(system, CONFIG_VOLUME)
     named = system.path(FW_CFG)
     if disk is not None and named.is_dir():
         raise GuestConfigError(
@@ -87,8 +87,8 @@ def obtain(system: System) -> Handed:
     if named.is_dir():
         return Handed("fw_cfg", _from_fw_cfg(named))
     raise GuestConfigError(
-        f"no configuration: neither a disk with serial {CONFIG_SERIAL} nor fw_cfg opt/chrysalis",
-        hint="chrysalis vm launch attaches one",
+        f"no configuration: no disk with serial {CONFIG_VOLUME}, no partition of that label, no fw_cfg opt/chrysalis",
+        hint="chrysalis vm launch attaches one, chrysalis image flash --config writes one",
     )
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from appliance.boot.system import System
 
-CONFIG_SERIAL: Final = "chrysalis-config"
-MODEL_SERIAL: Final = "chrysalis-model"
+CONFIG_VOLUME: Final = "chrysalis-config"
+MODEL_VOLUME: Final = "chrysalis-model"
 STATE_LABEL: Final = "chrysalis-state"
 _POLL_S: Final = 0.25
 
@@ -46,11 +46,25 @@ def partition_by_label(system: System, label: str) -> Path | None:
     return _only(system, names, f"partitions with label {label}")
 
 
-async def await_disk(system: System, serial: str, limit_s: float) -> Path | None:
-    """As :func:`disk_by_serial`, waiting for a disk that comes late."""
+def volume_named(system: System, name: str) -> Path | None:
+    """The disk with that serial, as a hypervisor attaches it, or the partition with that label, as flashing makes it.
+
+    Raises:
+        StageError: There are several.
+    """
+    disk, partition = disk_by_serial(system, name), partition_by_label(system, name)
+    if disk is not None and partition is not None:
+        raise StageError(
+            f"a disk and a partition {name}: {disk.name} and {partition.name}, expected one", hint="detach one of them"
+        )
+    return disk or partition
+
+
+async def await_volume(system: System, name: str, limit_s: float) -> Path | None:
+    """As :func:`volume_named`, waiting for a disk that comes late."""
     ends = asyncio.get_running_loop().time() + limit_s
     while True:
-        found = disk_by_serial(system, serial)
+        found = volume_named(system, name)
         if found is not None or asyncio.get_running_loop().time() >= ends:
             return found
         await asyncio.sleep(_POLL_S)

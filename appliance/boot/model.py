@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from appliance.boot.devices import MODEL_SERIAL, await_disk
+from appliance.boot.devices import MODEL_VOLUME, await_volume
 from appliance.errors import StageError
 from appliance.model.volume import open_volume
 
@@ -32,10 +32,11 @@ async def mount(system: System, measured: MeasuredConfig) -> Path:
         raise StageError(
             "measured.toml has no [model_volume]", hint="chrysalis model pack prints it; it is part of the identity"
         )
-    disk = await await_disk(system, MODEL_SERIAL, DISK_S)
+    disk = await await_volume(system, MODEL_VOLUME, DISK_S)
     if disk is None:
         raise StageError(
-            f"no disk with serial {MODEL_SERIAL}", hint="attach the packed model: chrysalis vm launch --model"
+            f"no disk with serial {MODEL_VOLUME} and no partition of that label",
+            hint="attach the packed model: chrysalis vm launch --model, or image flash --model",
         )
     root_hash = measured.model.rpartition(":")[2]
     volume = measured.model_volume
