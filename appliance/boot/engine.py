@@ -17,6 +17,8 @@ from appliance.engine.state import EngineState
 from appliance.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from appliance.boot.stages import StageTable
     from appliance.config import WorkerConfig
     from appliance.engine.counters import EngineCounters
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from appliance.engine.state import EngineStatus
 
 POLL_S: Final = 1.0
+MAX_TROUBLE: Final = 1000
 
 
 class GuestEngine:
@@ -32,12 +35,13 @@ class GuestEngine:
     Args:
         config: Names it, its key and the known prompt.
         table: Where the two stages are told.
+        trouble: The file in which the server's service says why it did not start.
 
     Raises:
         ConfigError: The configuration is not a guest's.
     """
 
-    def __init__(self, config: WorkerConfig, table: StageTable) -> None:
+    def __init__(self, config: WorkerConfig, table: StageTable, trouble: Path | None = None) -> None:
         settings, host = config.measured.engine, config.host
         if settings is None or host.engine_url is None or host.engine_key_file is None:
             raise ConfigError("a guest's configuration names its engine: the boot writes it")
@@ -46,6 +50,7 @@ class GuestEngine:
         self._probe = EngineProbe(Endpoint(host.engine_url, key))
         self._remote = RemoteEngine(host.engine_url, key, self_check=check)
         self._table = table
+        self._trouble = trouble
         self._unsubscribe = self._remote.subscribe(self._follow)
 
     @property
@@ -79,10 +84,23 @@ class GuestEngine:
             try:
                 await self._probe.alive()
             except EngineError as error:
-                self._table.begin("engine", error.message)
+                self._say_why(error.message)
                 await asyncio.sleep(POLL_S)
             else:
+                self._table.begin("engine")
                 return
+
+    def _say_why(self, waiting: str) -> None:
+        """The service's own reason, once it has one: the stage has failed, though it is tried again."""
+        try:
+            reason = self._trouble.read_text(errors="replace")[:MAX_TROUBLE] if self._trouble is not None else ""
+        except OSError:
+            reason = ""
+        if not reason:
+            self._table.begin("engine", waiting)
+        elif (record := self._table["engine"]).state != "failed" or record.reason != reason:
+            self._table.begin("engine")
+            self._table.fail("engine", reason, "the service starts it again with a growing wait")
 
     def _follow(self, status: EngineStatus) -> None:
         if status.state is EngineState.UNHEALTHY:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STAGE_OF: Final[Mapping[str, str]] = {"chain": "chain", "identity": "evidence", "ledger": "links", "links": "links"}
 """The machine's stage that each stage of the worker's own page belongs to; the engine has its own two."""
+TROUBLE: Final = "/run/chrysalis-engine/trouble"
 WATCH_S: Final = 1.0
 
 
@@ -84,7 +85,9 @@ def main() -> int:
     table = StageTable(system.stages, WORKER_STAGES)
     reporter = Reporter(table)
     surroundings = Surroundings(
-        engine=lambda known: GuestEngine(known, table), report=reporter.report, watch=reporter.watch
+        engine=lambda known: GuestEngine(known, table, system.path(TROUBLE)),
+        report=reporter.report,
+        watch=reporter.watch,
     )
     try:
         uvloop.run(run(config, surroundings))

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from appliance import logs
 from appliance.boot.image import read_image
+from appliance.boot.stages import write_atomically
 from appliance.boot.system import System
 from appliance.config.guest import ENGINE_PORT
 from appliance.config.models import WorkerConfig
@@ -27,13 +28,16 @@ from appliance.engine.endpoint import Door
 from appliance.engine.errors import EngineSettingsError
 from appliance.engine.remote import read_key
 from appliance.engine.settings import EngineSettings
+from appliance.engine.state import EngineState
 from appliance.engine.supervisor import EngineSupervisor, Timing
+from appliance.model.volume import find_damage
 from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from appliance.config.models import EngineConfig
+    from appliance.engine.state import EngineStatus
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +45,8 @@ MACHINE: Final = "/run/chrysalis/config/machine.json"
 KEY: Final = "/run/chrysalis/engine.key"
 MODEL: Final = "/run/chrysalis/model"
 PYTHON: Final = "/usr/lib/chrysalis-engine/bin/python"
+TROUBLE: Final = "/run/chrysalis-engine/trouble"
+"""Why the engine could not be started last time, for the worker's stage; gone while it runs. Never holds content."""
 TIMING: Final = Timing(back_off_cap=120.0, restarts=sys.maxsize)
 """A machine without an engine serves nothing anyway, so it is never given up."""
 
@@ -106,8 +112,38 @@ def require_kind(config: EngineConfig, carried: str | None) -> None:
         )
 
 
-async def run(service: Service, timing: Timing = TIMING) -> None:
+class Trouble:
+    """Keeps the file that says why the engine does not start; a model whose bytes are not its own is named.
+
+    Args:
+        path: The file.
+        model: Where the model is mounted.
+    """
+
+    def __init__(self, path: Path, model: Path) -> None:
+        self._path = path
+        self._model = model
+        self._looking: asyncio.Task[None] | None = None
+
+    def follow(self, status: EngineStatus) -> None:
+        """A change of the engine's state."""
+        if status.state is EngineState.HEALTHY:
+            self._path.unlink(missing_ok=True)
+        elif status.state is EngineState.UNHEALTHY and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(status.reason), name="engine-trouble")
+
+    async def _look(self, reason: str) -> None:
+        damage = await asyncio.to_thread(find_damage, self._model)
+        write_atomically(self._path, (damage or reason).encode(), 0o644)
+
+
+async def run(service: Service, timing: Timing = TIMING, *, trouble: Trouble | None = None) -> None:
     """Keep the engine running until SIGTERM or SIGINT. The worker, which is told first, has let its answers end.
+
+    Args:
+        service: What is to run.
+        timing: When patience ends.
+        trouble: Told of each change of state.
 
     Raises:
         EngineError: It was given up.
@@ -117,6 +153,8 @@ async def run(service: Service, timing: Timing = TIMING) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     supervisor = EngineSupervisor(service.settings, service.python, timing=timing, door=service.door)
+    if trouble is not None:
+        supervisor.subscribe(trouble.follow)
     stopped = asyncio.create_task(stop.wait(), name="engine-service-stop")
     started = asyncio.create_task(supervisor.start(), name="engine-service-start")
     try:
@@ -134,9 +172,10 @@ async def run(service: Service, timing: Timing = TIMING) -> None:
 def main() -> int:
     """Run until SIGTERM; the exit status."""
     try:
-        service = Service.read(System())
+        system = System()
+        service = Service.read(system)
         logs.configure(service.log_level, as_json=True)
-        uvloop.run(run(service))
+        uvloop.run(run(service, trouble=Trouble(system.path(TROUBLE), system.path(MODEL))))
     except ChrysalisError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

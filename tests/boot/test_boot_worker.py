@@ -152,6 +152,29 @@ async def test_an_engine_that_is_not_there_is_waited_for(
     await guest.stop()
 
 
+async def test_the_service_s_own_reason_fails_the_stage_until_the_engine_answers(
+    tmp_path: Path, table: StageTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "POLL_S", 0.01)
+    trouble = tmp_path / "trouble"
+    async with serving() as server:
+        guest = GuestEngine(config(tmp_path, server.url), table, trouble)
+        await guest.start()  # the control: no trouble, no failure
+        assert states(tmp_path)["engine"][0] == "done"
+        await guest.stop()
+    guest = GuestEngine(config(tmp_path, "http://127.0.0.1:1"), table, trouble)
+    starting = asyncio.create_task(guest.start())
+    trouble.write_text("the model volume was altered")
+    await eventually(lambda: states(tmp_path)["engine"] == ("failed", "the model volume was altered"))
+    trouble.write_text("out of memory")
+    await eventually(lambda: states(tmp_path)["engine"] == ("failed", "out of memory"))
+    trouble.unlink()
+    await eventually(lambda: states(tmp_path)["engine"][0] == "running")
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await guest.stop()
+
+
 def test_a_configuration_of_a_host_is_no_guest_s(tmp_path: Path, table: StageTable) -> None:
     found = config(tmp_path, "http://127.0.0.1:1")
     with pytest.raises(ConfigError, match="names its engine"):
