@@ -52,8 +52,8 @@ DISK, UKI, ROOT = "chrysalis.raw", "chrysalis.efi", "chrysalis.root.raw"
 REGISTERS = (4, 9, 11, 12)
 """What the image's files decide; register 14 is the measured configuration's."""
 REGISTER_CHECK = re.compile(r"PCR (\d+)\b")
-NOT_VERIFIED = re.compile(r"(?:device-mapper: verity|dm-verity|veritysetup)[^\r\n\x1b]*")
-"""What a kernel or its initrd says on a silent console of a root file system that does not verify."""
+NOT_VERIFIED = re.compile(r"device-mapper: verity[^\r\n\x1b]*corrupted[^\r\n\x1b]*")
+"""What a kernel says of a root file system that does not verify."""
 
 
 @dataclass(frozen=True, slots=True)
