@@ -20,7 +20,8 @@ import tomli_w
 
 from appliance.config.ports import host_port
 from appliance.engine.models import prepare
-from appliance.host import launch, readiness
+from appliance.host import launch, readiness, running
+from appliance.host.errors import LaunchError
 from appliance.host.machine import STATUS_PORT, Configuration, Machine
 from appliance.lab import pcs, tamper
 from appliance.lab.demo_site import Served, Settled, engine_settings, fetch
@@ -54,6 +55,9 @@ REGISTERS = (4, 9, 11, 12)
 REGISTER_CHECK = re.compile(r"PCR (\d+)\b")
 NOT_VERIFIED = re.compile(r"device-mapper: verity[^\r\n\x1b]*corrupted[^\r\n\x1b]*")
 """What a kernel says of a root file system that does not verify."""
+KERNEL_FAULT = re.compile(r"RIP: 0010:")
+"""A fault inside the kernel (x86, ``arch/x86/kernel/dumpstack.c``): no attack of this demonstration makes one."""
+MAX_RESTARTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class GuestSite:
         self._machine: Machine | None = None
         self._vm: RunningVm | None = None
         self._predicted: dict[int, bytes] = {}
+        self._restarts = 0
         self.sessions: list[int] = []
 
     async def model(self, recipe: str, progress: ProgressCallback) -> Served:
@@ -152,12 +157,15 @@ class GuestSite:
         """Boot; with ``wait``, return when every stage of the guest is done."""
         if self._machine is None:
             raise LabError("the machine was not made yet")
-        self._vm = vm = await launch.start(self._machine, tell=self._say, prepare_tpm=self._authorities.prepare_swtpm)
-        self._stack.push_async_callback(vm.stop, 0)  # it keeps nothing: no time for the power button
-        swtpm = vm.record.swtpm
-        self.sessions += [vm.pid, *([swtpm.pid] if swtpm is not None else [])]
-        if wait:
-            await readiness.until_stages(vm, seconds=START_S, report=self._report)
+        await self._boot(self._machine)
+        while wait:
+            try:
+                await readiness.until_stages(self._running, seconds=START_S, report=self._report)
+            except LaunchError:
+                if not await self._boot_again():
+                    raise
+            else:
+                return
 
     async def status(self) -> dict[str, Any]:
         """The worker's status by way of the guest's attested port."""
@@ -177,10 +185,9 @@ class GuestSite:
                 return f"the guest's stage {stage.name} failed: {stage.reason}"
         if refused := gateway.get("refused_workers"):
             return f"the gateway refused it: {refused[-1]}"
-        console = await asyncio.to_thread(vm.console.read_text, errors="replace")
-        if found := NOT_VERIFIED.search(console):
+        if found := NOT_VERIFIED.search(await asyncio.to_thread(self._console)):
             return f"the guest's kernel refused the root file system: {found[0].strip()}"
-        return "" if alive else f"the machine ended; it said:\n{vm.tail()}"
+        return "" if alive or await self._boot_again() else f"the machine ended; it said:\n{vm.tail()}"
 
     async def prove(self, result: Result) -> dict[str, bool]:
         """Compare what the gateway's and client's verifier saw with what the image's files predicted."""
@@ -211,7 +218,9 @@ class GuestSite:
         return {"worker (in the guest)": self._url}
 
     async def stop(self) -> None:
-        """End the machine and its authorities."""
+        """End the machine and its authorities; it keeps nothing, so the power button gets no time."""
+        if self._vm is not None:
+            await self._vm.stop(0)
         await self._stack.aclose()
 
     # What is altered, and by what is measured -----------------------------------------------------------------------
@@ -253,6 +262,28 @@ class GuestSite:
             configuration=texts,
             model=volume,
         )
+
+    # Starting, and starting again -------------------------------------------------------------------------------------
+
+    async def _boot(self, machine: Machine) -> None:
+        self._vm = vm = await launch.start(machine, tell=self._say, prepare_tpm=self._authorities.prepare_swtpm)
+        swtpm = vm.record.swtpm
+        self.sessions += [vm.pid, *([swtpm.pid] if swtpm is not None else [])]
+
+    async def _boot_again(self) -> bool:
+        """Whether a machine that ended was started once more: QEMU's emulation lets a kernel fault now and then."""
+        vm, machine = self._running, self._machine
+        faulted = KERNEL_FAULT.search(await asyncio.to_thread(self._console)) is not None
+        if vm.alive or machine is None or vm.accel != "tcg" or not faulted or self._restarts >= MAX_RESTARTS:
+            return False
+        self._restarts += 1
+        self._say("the guest's kernel faulted under emulation; the machine is started again")
+        await running.delete(vm)
+        await self._boot(machine)
+        return True
+
+    def _console(self) -> str:
+        return self._running.console.read_text(errors="replace")
 
     # Small things ---------------------------------------------------------------------------------------------------
 
