@@ -22,6 +22,7 @@ from appliance.boot.posture.kernel import SYSCTLS
 from appliance.host import launch, readiness
 from appliance.host.control import ANSWER_S
 from appliance.host.machine import FILES, STATUS_PORT, Machine
+from appliance.lab.demo_guest import KERNEL_FAULT
 
 if TYPE_CHECKING:
     from vm_support import Network
@@ -152,18 +153,20 @@ def test_the_image_holds_no_shell(network: Network, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def attacked(built_image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The posture of a machine whose host adds a parameter by SMBIOS, and credentials by SMBIOS and fw_cfg."""
-    directory = tmp_path_factory.mktemp("attacked") / "vm"
-    machine = Machine(name="attacked", directory=directory, image=built_image, extra=ATTACKS)
 
-    async def look() -> dict[str, Any]:
-        vm = await launch.start(machine)
+    async def look() -> dict[str, Any] | None:
+        """None where QEMU's emulation let the kernel fault, which no parameter does."""
+        directory = tmp_path_factory.mktemp("attacked") / "vm"
+        vm = await launch.start(Machine(name="attacked", directory=directory, image=built_image, extra=ATTACKS))
         try:
             async with asyncio.timeout(ATTACKED_S):
                 while True:
-                    stages, _ = await asyncio.to_thread(readiness.look, vm)
+                    stages, source = await asyncio.to_thread(readiness.look, vm)
                     ended = {stage.name for stage in stages if stage.state in {"done", "failed", "skipped"}}
-                    if "model" in ended:
+                    if "model" in ended and source == "status port":
                         break
+                    if not vm.alive and KERNEL_FAULT.search(vm.console.read_text(errors="replace")):
+                        return None
                     assert vm.alive, vm.tail()
                     await asyncio.sleep(readiness.POLL_S)
             port = vm.forwards[STATUS_PORT]
@@ -177,7 +180,7 @@ def attacked(built_image: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         finally:
             await vm.stop(0)
 
-    return asyncio.run(look())
+    return next(seen for seen in (asyncio.run(look()) for _ in range(3)) if seen is not None)
 
 
 @pytest.mark.slow
