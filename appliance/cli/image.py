@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from appliance.boot.configuration import Handed, check
 from appliance.boot.volume import GAS_KEY, TEXTS
 from appliance.cli.image_build import build_command, check_command, fetch_command
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
+from appliance.cli.progress import shown_bytes
 from appliance.config import home
+from appliance.engine.progress import Progress
 from appliance.errors import ConfigError
 from appliance.image.export import NEXT, Form, export
 from appliance.image.flash import Extra, flash
@@ -240,22 +240,6 @@ def _b64(raw: bytes) -> str:
 
 @contextmanager
 def _shown(output: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for work that counts bytes: one line a step, on a terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=output.console, transient=True, disable=not output.console.is_terminal) as bar:
-        tasks: dict[str, int] = {}
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bar.add_task(escape(step), total=total)
-                if not output.console.is_terminal:
-                    output.progress(step)
-            bar.update(tasks[step], completed=done, total=total)  # type: ignore[arg-type]  # rich's TaskID is an int
-
-        yield report
+    """What flashing and exporting report: a step, its bytes so far, all of them."""
+    with shown_bytes(output) as report:
+        yield lambda step, done, total: report(Progress(step, done, total, "bytes"))

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from appliance import model
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
+from appliance.cli.progress import shown_bytes
 from appliance.model.formats import find
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from appliance.engine.progress import Progress as Report
 
 app = typer.Typer(help="Model volumes: packed the same anywhere, named by their root hash.", no_args_is_help=True)
 FileArgument = Annotated[Path, typer.Argument(help="The volume's file.", dir_okay=False)]
@@ -49,7 +42,7 @@ def pack(
     """Make a model volume; prints name@commit:roothash and what the measured configuration gets."""
     out = Output(as_json=as_json)
     kind = find(format).name
-    with _shown(out) as progress:
+    with shown_bytes(out) as progress:
         packed = model.pack(
             directory, output, name=name, commit=commit, format=kind, progress=progress, workers=workers
         )
@@ -95,7 +88,7 @@ def verify(
 ) -> None:
     """Read a whole volume and check that every byte is the named model's."""
     out = Output(as_json=as_json)
-    with _shown(out) as progress:
+    with shown_bytes(out) as progress:
         found = model.verify(file, name, data_blocks=data_blocks, progress=progress, workers=workers)
     out.say(f"{file} is {name}: {found.data_blocks} data blocks, format {found.format}")
     out.result({"ok": True, "name": name, **_values(found)})
@@ -120,28 +113,3 @@ def _values(found: model.VolumeSummary) -> dict[str, str | int]:
         "hash_offset": found.hash_offset,
         "bytes": found.size,
     }
-
-
-@contextmanager
-def _shown(output: Output) -> Iterator[Callable[[Report], None]]:
-    """Steps in words; the bytes of the long one as a bar with speed and what is left, on a terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=output.console, transient=True, disable=not output.console.is_terminal) as bar:
-        tasks: dict[str, int] = {}
-
-        def report(item: Report) -> None:
-            if item.step not in tasks:
-                tasks[item.step] = bar.add_task(
-                    escape(f"{item.step} {item.detail}"), total=item.total, visible=item.unit == "bytes"
-                )
-                if not output.console.is_terminal or item.unit != "bytes":
-                    output.progress(f"{item.step}: {item.detail}")
-            bar.update(tasks[item.step], completed=item.done)  # type: ignore[arg-type]  # a TaskID is an int
-
-        yield report
