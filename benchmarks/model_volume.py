@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tiny_guest import MARK, Disk, accelerator, initramfs, run
+from kernel_guest import MARK, Disk, accelerator, initramfs, run
 
 from appliance.config import home
 from appliance.model import PackedModel, pack, verify

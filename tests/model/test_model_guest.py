@@ -82,7 +82,7 @@ def altered(packed: PackedModel, path: Path, at: int) -> Path:
 
 @pytest.mark.slow
 def test_a_real_kernel_opens_it_and_refuses_what_is_altered(image: Path, tmp_path: Path) -> None:
-    from tiny_guest import Disk, accelerator, initramfs, run
+    from kernel_guest import Disk, accelerator, initramfs, run
 
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     (checkpoint / "zz.txt").write_bytes(b"z" * 200 * 4096)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MARK = "RESULT "
 ATTEMPTS = 3
+_LARGEST = 8 << 20
 _WANTED = (
     "usr/bin/python3*",
     "usr/bin/kmod",
@@ -82,6 +83,8 @@ def initramfs(image: Path, program: str, modules: Mapping[str, bytes], scratch: 
         entries[name] = (stat.S_IFDIR | 0o755, b"")
     for path in found:
         kind = path.lstat().st_mode
+        if stat.S_ISREG(kind) and path.stat().st_size > _LARGEST:
+            continue  # a model server's library: nothing here loads it, and the guest's memory is small
         content = os.fsencode(path.readlink()) if stat.S_ISLNK(kind) else path.read_bytes() if path.is_file() else b""
         entries[path.relative_to(root).as_posix()] = (kind, content)
     for name, content in modules.items():
