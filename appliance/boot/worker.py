@@ -17,9 +17,9 @@ from appliance.boot.engine import GuestEngine
 from appliance.boot.evidence import read_machine
 from appliance.boot.stages import WORKER_STAGES, StageTable
 from appliance.boot.system import System
+from appliance.boot.unit import run_unit
 from appliance.errors import StageError
 from appliance.worker.program import Surroundings, run
-from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,8 +75,12 @@ def _why(worker: Worker) -> str:
     return "; ".join([*troubles, *reasons]) or "no gateway is connected yet"
 
 
-def main() -> int:
-    """Run until SIGTERM."""
+def work() -> None:
+    """Run until SIGTERM.
+
+    Raises:
+        StageError: The boot wrote no configuration down.
+    """
     system = System()
     config = read_machine(system)
     if config is None:
@@ -89,19 +93,8 @@ def main() -> int:
         report=reporter.report,
         watch=reporter.watch,
     )
-    try:
-        uvloop.run(run(config, surroundings))
-    except ChrysalisError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 1
-    return 0
-
-
-def _withheld(kind: type[BaseException], *_: object) -> None:
-    """An unforeseen error's text may hold content of a request: the journal gets its kind only."""
-    sys.stderr.write(f"the worker ended with {kind.__name__}\n")
+    uvloop.run(run(config, surroundings))
 
 
 if __name__ == "__main__":
-    sys.excepthook = _withheld
-    sys.exit(main())
+    sys.exit(run_unit("the worker", work))

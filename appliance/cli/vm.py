@@ -261,9 +261,11 @@ def _text(path: Path) -> str:
             raise ConfigError(f"{path}: more than {MAX_TEXT_BYTES} bytes", hint="this is not a configuration file")
         return data.decode()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(
+            f"{path}: {error.strerror}", hint="chrysalis config show worker lists every key of the three files"
+        ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}", hint="this is no text") from None
 
 
 def _protection(asked: Protected) -> Protection:

@@ -22,6 +22,7 @@ from appliance import logs
 from appliance.boot.image import read_image
 from appliance.boot.stages import write_atomically
 from appliance.boot.system import System
+from appliance.boot.unit import run_unit
 from appliance.config.guest import ENGINE_PORT
 from appliance.config.models import WorkerConfig
 from appliance.engine.endpoint import Door
@@ -31,7 +32,6 @@ from appliance.engine.settings import EngineSettings
 from appliance.engine.state import EngineState
 from appliance.engine.supervisor import EngineSupervisor, Timing
 from appliance.model.volume import find_damage
-from measurements.errors import ChrysalisError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,24 +169,18 @@ async def run(service: Service, timing: Timing = TIMING, *, trouble: Trouble | N
         await asyncio.wait({started, stopped})
 
 
-def main() -> int:
-    """Run until SIGTERM; the exit status."""
-    try:
-        system = System()
-        service = Service.read(system)
-        logs.configure(service.log_level, as_json=True)
-        uvloop.run(run(service, trouble=Trouble(system.path(TROUBLE), system.path(MODEL))))
-    except ChrysalisError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 1
-    return 0
+def work() -> None:
+    """Run until SIGTERM.
 
-
-def _withheld(kind: type[BaseException], *_: object) -> None:
-    """An unforeseen error's text may hold content of a request: the journal gets its kind only."""
-    sys.stderr.write(f"the engine's service ended with {kind.__name__}\n")
+    Raises:
+        EngineError: The engine cannot be started as configured, or was given up.
+        StageError: The image does not describe itself.
+    """
+    system = System()
+    service = Service.read(system)
+    logs.configure(service.log_level, as_json=True)
+    uvloop.run(run(service, trouble=Trouble(system.path(TROUBLE), system.path(MODEL))))
 
 
 if __name__ == "__main__":
-    sys.excepthook = _withheld
-    sys.exit(main())
+    sys.exit(run_unit("the engine's service", work))

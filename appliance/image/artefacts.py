@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.image.errors import BuildError
-from appliance.image.seal import INITRD_LIST, ROOT_LIST
+from appliance.image.seal.program import INITRD_LIST, ROOT_LIST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,12 +10,11 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.config.home import home
 from appliance.engine.progress import Progress, ignore_progress
-from appliance.image import artefacts, seal, staging
+from appliance.image import artefacts, staging
 from appliance.image.clock import clock_mounts
 from appliance.image.commands import Commands
 from appliance.image.describe import make_manifest
@@ -32,6 +31,7 @@ from measurements.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from appliance.engine.progress import ProgressCallback
 
@@ -120,7 +120,7 @@ def build_image(
         with clock.step("staging"):
             settings = _Settings.read(recipe)
             trees = _trees(recipe, settings, work, tools, commands)
-            staging.stage(recipe, work / "config", trees, epoch=settings.epoch, seal=Path(seal.__file__))
+            staging.stage(recipe, work / "config", trees, epoch=settings.epoch)
         with clock.step("mkosi"):
             _run_mkosi(recipe, work, tools, repository, commands, clock_days=request.clock_days)
         with clock.step("artefacts"):

@@ -24,6 +24,9 @@ UMASK = 0o022
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "TZ": "UTC", "TERM": "dumb", "HOME": "/"}
 """The whole environment of everything that a build runs."""
 
+_UNTIL_WE_END = ("setpriv", "--pdeathsig", "TERM", "--")
+"""A build that is killed leaves no program behind that goes on building."""
+
 _TAIL = 25
 
 
@@ -54,7 +57,7 @@ class Commands:
             with (
                 self.log.open("a", encoding="utf-8") as log,
                 subprocess.Popen(  # noqa: S603 - the build's own commands, printed before they run
-                    words,
+                    [*_UNTIL_WE_END, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

@@ -144,7 +144,7 @@ def _manifest(first: Path, second: Path) -> str:
 
 
 def _entries(text: str) -> dict[str, list[str]]:
-    """A file list: path, tab, then kind, mode, owner, size and digest (:func:`appliance.image.seal.list_files`)."""
+    """A file list: path, tab, then kind, mode, owner, size and digest (``list_files`` of the seal)."""
     found = {}
     for line in text.splitlines():
         path, _, rest = line.partition("\t")

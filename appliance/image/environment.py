@@ -2,7 +2,7 @@
 
 In: wheels that were checked against a lock. Out: ``<prefix>/pyvenv.cfg``, ``bin/python`` and ``site-packages``. No
 installer takes part: it would write its own name, the time and this machine's paths beside what the wheels hold. Byte
-code is made later, by :mod:`appliance.image.seal`, for the whole image at once.
+code is made later, by :mod:`appliance.image.seal.finish`, for the whole image at once.
 
 Layout: binary distribution format 1.0 (PEP 427): what lies at the top goes to ``site-packages``, of ``<name>.data``
 only ``purelib``, ``platlib`` and ``data`` are taken. Console scripts are not: the guest starts modules.

@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from appliance.image.errors import LockFormatError
+from appliance.image.lock_text import FORMAT, parse_exactly, read_file, require_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-FORMAT = 1
-MAX_LOCK_BYTES = 16 << 20
 MAIN_ARCHIVE = "debian"
 SECURITY_ARCHIVE = "debian-security"
 # Debian policy 5.6.1 (names), 5.6.12 (versions); a pool path is relative and stays below the archive.
@@ -65,12 +64,7 @@ class LockedPackage:
         Raises:
             LockFormatError: A field is not of its form.
         """
-        for name, pattern in _PATTERNS.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or not pattern.fullmatch(value):
-                raise LockFormatError(f"package {self.package!r}: {name} is {value!r}, which is no such thing")
-        if type(self.size) is not int or self.size <= 0:
-            raise LockFormatError(f"package {self.package!r}: size is {self.size!r}, expected a number of bytes")
+        require_fields("package", self.package, self, _PATTERNS)
 
     @property
     def archive(self) -> str:
@@ -149,23 +143,13 @@ class PackageLock:
         Raises:
             LockFormatError: It is not a lock of this format.
         """
-        if len(data) > MAX_LOCK_BYTES:
-            raise LockFormatError(f"{source}: {len(data)} bytes, at most {MAX_LOCK_BYTES} are read")
-        try:
-            content: Any = json.loads(data)
-            if content["format"] != FORMAT:
-                raise LockFormatError(f"{source}: format {content['format']!r}, this program reads {FORMAT}")
+
+        def make(content: Any) -> PackageLock:
             packages = [LockedPackage(**{name: entry[name] for name in _FIELDS}) for entry in content["packages"]]
             indexes = [(str(entry["suite"]), str(entry["date"])) for entry in content["indexes"]]
-            lock = cls.make(str(content["name"]), indexes, packages)
-        except (ValueError, TypeError, KeyError) as error:
-            raise LockFormatError(f"{source}: not a package lock: {error!r}", hint="make it again: just lock") from None
-        if lock.to_bytes() != data:
-            raise LockFormatError(
-                f"{source}: the text is not the one that its packages have: sorted, one a line, nothing else",
-                hint="locks are not edited by hand; make them again: just lock",
-            )
-        return lock
+            return cls.make(str(content["name"]), indexes, packages)
+
+        return parse_exactly(data, source, "package", make)
 
 
 def read_lock(path: Path) -> PackageLock:
@@ -174,11 +158,4 @@ def read_lock(path: Path) -> PackageLock:
     Raises:
         LockFormatError: It is missing or not a lock.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LockFormatError(f"{path}: {error.strerror}", hint="make the locks: just lock") from None
-    lock = PackageLock.parse(data, path.name)
-    if lock.name != path.stem:
-        raise LockFormatError(f"{path.name} is the lock {lock.name!r}, expected {path.stem!r}")
-    return lock
+    return read_file(path, path.stem, PackageLock.parse)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from appliance.image.errors import LockFormatError
-from appliance.image.lock import FORMAT, MAX_LOCK_BYTES
+from appliance.image.lock_text import FORMAT, parse_exactly, read_file, require_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,15 +56,10 @@ class LockedWheel:
         Raises:
             LockFormatError: A field is not of its form.
         """
-        for name, pattern in _PATTERNS.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or not pattern.fullmatch(value):
-                raise LockFormatError(f"wheel {self.name!r}: {name} is {value!r}, which is no such thing")
+        require_fields("wheel", self.name, self, _PATTERNS)
         stated = self.filename.split("-")[:2]
         if [re.sub(r"[-_.]+", "-", stated[0]).lower(), *stated[1:]] != [self.name, self.version]:
             raise LockFormatError(f"wheel {self.filename!r} is not of {self.name} {self.version}")
-        if type(self.size) is not int or self.size <= 0:
-            raise LockFormatError(f"wheel {self.name!r}: size is {self.size!r}, expected a number of bytes")
 
     @property
     def requirement(self) -> str:
@@ -138,20 +133,12 @@ class WheelLock:
         Raises:
             LockFormatError: It is not a lock of this format.
         """
-        if len(data) > MAX_LOCK_BYTES:
-            raise LockFormatError(f"{source}: {len(data)} bytes, at most {MAX_LOCK_BYTES} are read")
-        try:
-            content: Any = json.loads(data)
+
+        def make(content: Any) -> WheelLock:
             wheels = [LockedWheel(**{name: entry[name] for name in _FIELDS}) for entry in content["wheels"]]
-            lock = cls.make(str(content["name"]), wheels)
-        except (ValueError, TypeError, KeyError) as error:
-            raise LockFormatError(f"{source}: not a wheel lock: {error!r}", hint="make it again: just lock") from None
-        if lock.to_bytes() != data:
-            raise LockFormatError(
-                f"{source}: the text is not the one that its wheels have: sorted, one a line, nothing else",
-                hint="locks are not edited by hand; make them again: just lock",
-            )
-        return lock
+            return cls.make(str(content["name"]), wheels)
+
+        return parse_exactly(data, source, "wheel", make)
 
 
 def read_wheel_lock(checkout: Path, name: str) -> WheelLock:
@@ -160,12 +147,4 @@ def read_wheel_lock(checkout: Path, name: str) -> WheelLock:
     Raises:
         LockFormatError: It is missing or not a lock.
     """
-    path = checkout / "image" / "lock" / f"wheels-{name}.json"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LockFormatError(f"{path}: {error.strerror}", hint="make the locks: just lock") from None
-    lock = WheelLock.parse(data, path.name)
-    if lock.name != name:
-        raise LockFormatError(f"{path.name} is the lock {lock.name!r}, expected {name!r}")
-    return lock
+    return read_file(checkout / "image" / "lock" / f"wheels-{name}.json", name, WheelLock.parse)

@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from appliance.image import seal
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -31,7 +33,7 @@ _NOT_STAGED = ("lock", "packages", "gpu", "README.md")
 _SEAL = "seal"
 
 
-def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, epoch: int, seal: Path) -> None:
+def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, epoch: int) -> None:
     """Fill the configuration directory.
 
     Args:
@@ -39,7 +41,6 @@ def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, epoch: int, sea
         config: The directory, which is made.
         trees: Names below :data:`TREES` that go into the image.
         epoch: The time that everything in the image bears, seconds since 1970.
-        seal: The program that removes what no rule names (:mod:`appliance.image.seal`).
     """
     shutil.copytree(
         recipe.source / "image", config, symlinks=True, ignore=_only_top(recipe.source / "image", _NOT_STAGED)
@@ -51,14 +52,17 @@ def stage(recipe: Recipe, config: Path, trees: Iterable[str], *, epoch: int, sea
     excluded = [f"/usr/lib/modules/{recipe.kernel}/vmlinuz", "/usr/lib/systemd/boot"]
     _write(config / "mkosi.repart/10-root.conf.d/staged.conf",
            "[Partition]\n" + "".join(f"ExcludeFiles={path}\n" for path in excluded))  # fmt: skip
-    shutil.copyfile(seal, config / _SEAL / "seal.py")
+    program = Path(seal.__file__).parent
+    package = config / _SEAL / "program" / seal.__name__.replace(".", "/")
+    shutil.copytree(program, package, ignore=shutil.ignore_patterns("__pycache__", "__main__.py"))
+    shutil.copyfile(program / "__main__.py", config / _SEAL / "program/__main__.py")
     extra = [config / "mkosi.extra", *(config / f"mkosi.profiles/{name}/mkosi.extra" for name in recipe.mkosi_profiles)]
     _write(config / _SEAL / "staged.rules", staged_rules(extra, names))
     rules = [f"{_SEAL}/{name}.rules" for name in ("root", "staged")]
     for name in recipe.mkosi_profiles:
         for path in (f"mkosi.profiles/{name}/seal.rules", f"{_SEAL}/{name}.rules"):
             rules += [path] if (config / path).is_file() else []
-    script = f'#!/bin/sh -e\nseal="/usr/bin/python3 -I $SRCDIR/{_SEAL}/seal.py"\n'
+    script = f'#!/bin/sh -e\nseal="/usr/bin/python3 -I -B $SRCDIR/{_SEAL}/program"\n'
     script += f"export SOURCE_DATE_EPOCH={epoch}\n"
     script += f'$seal initrd "$SRCDIR"/initrd "$SRCDIR"/{_SEAL}/initrd.rules\n'
     script += "$seal root" + "".join(f' "$SRCDIR"/{name}' for name in rules) + "\n"

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.image.environment import make_environment
 from appliance.image.errors import InputError
-from appliance.image.seal import list_files
+from appliance.image.seal.finish import list_files
 
 
 def wheel(directory: Path, name: str, members: dict[str, bytes], *, executable: frozenset[str] = frozenset()) -> Path:

@@ -12,8 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.image import seal
-from appliance.image.seal import Rules, SealError, choose, compile_python, extract, glob_pattern, list_files, matcher
+from appliance.image.seal.elf import Elf, read_elf
+from appliance.image.seal.errors import SealError
+from appliance.image.seal.finish import compile_python, date_passwords, list_files
+from appliance.image.seal.program import main
+from appliance.image.seal.rules import Rules, glob_pattern, matcher
+from appliance.image.seal.tree import choose, extract, seal
 
 
 def elf(needed: tuple[str, ...] = (), runpath: str | None = None, interpreter: str | None = None) -> bytes:
@@ -98,13 +102,13 @@ def test_a_glob_never_is_more_than_a_pattern(glob: str) -> None:
 
 
 def test_elf_tables_are_read() -> None:
-    found = seal.read_elf(elf(("liba.so.1", "libb.so"), "$ORIGIN/x:/y", "/lib64/ld.so"))
-    assert found == seal.Elf(("liba.so.1", "libb.so"), ("$ORIGIN/x", "/y"), "/lib64/ld.so")
-    assert seal.read_elf(b"#!/bin/sh\n") is None
+    found = read_elf(elf(("liba.so.1", "libb.so"), "$ORIGIN/x:/y", "/lib64/ld.so"))
+    assert found == Elf(("liba.so.1", "libb.so"), ("$ORIGIN/x", "/y"), "/lib64/ld.so")
+    assert read_elf(b"#!/bin/sh\n") is None
 
 
 def test_a_real_program_names_the_c_library() -> None:
-    found = seal.read_elf(Path(os.path.realpath(sys.executable)).read_bytes())
+    found = read_elf(Path(os.path.realpath(sys.executable)).read_bytes())
     assert found is not None
     assert any(name.startswith("libc.so") for name in found.needed)
 
@@ -114,7 +118,7 @@ def test_malformed_elf_files_are_refused_by_name(at: int, junk: bytes) -> None:
     data = bytearray(elf(("liba.so",), "/x"))
     data[at : at + len(junk)] = junk
     try:
-        seal.read_elf(bytes(data))
+        read_elf(bytes(data))
     except SealError as error:
         assert "ELF" in str(error)  # noqa: PT017 - most of the changed files are still well-formed
 
@@ -136,7 +140,7 @@ def test_what_a_kept_file_needs_stays_and_the_rest_goes(tmp_path: Path) -> None:
             "/usr/share/doc/tool": b"words",
         },
     )
-    counts = seal.seal(root, rules("keep /usr/bin/tool\ndirectory /proc\nlink /sbin/init ../bin/tool\n"))
+    counts = seal(root, rules("keep /usr/bin/tool\ndirectory /proc\nlink /sbin/init ../bin/tool\n"))
     assert left(root) == {
         "/usr/bin/tool",
         "/usr/lib/x86_64-linux-gnu/libone.so.1",
@@ -172,7 +176,7 @@ def test_rules_that_name_nothing_or_are_none_are_refused(tmp_path: Path) -> None
 
 def test_drop_is_stronger_than_keep(tmp_path: Path) -> None:
     root = write(tmp_path, {"/lib/a.py": b"", "/lib/test/b.py": b""})
-    seal.seal(root, rules("keep /lib/**\ndrop /lib/test/**"))
+    seal(root, rules("keep /lib/**\ndrop /lib/test/**"))
     assert left(root) == {"/lib/a.py"}
 
 
@@ -203,7 +207,7 @@ def test_no_file_gives_its_caller_other_rights(tmp_path: Path) -> None:
     for name, mode in (("mount", 0o4755), ("group", 0o2755), ("plain", 0o755)):
         (root / "bin" / name).chmod(mode)
     extract(root, rules("keep /bin/*"), tmp_path / "copy")
-    seal.seal(root, rules("keep /bin/*"))
+    seal(root, rules("keep /bin/*"))
     for place in (root, tmp_path / "copy"):
         assert {path.stat().st_mode & 0o7777 for path in (place / "bin").iterdir()} == {0o755}
 
@@ -228,7 +232,7 @@ def test_byte_code_is_the_same_wherever_it_is_made_and_is_not_checked(tmp_path: 
 def test_passwords_are_dated_like_the_image(tmp_path: Path) -> None:
     path = tmp_path / "shadow"
     path.write_text("root:*:20779:0:99999:7:::\nnobody:!*::::::\nshort\n")
-    seal.date_passwords(path, 1767225600)
+    date_passwords(path, 1767225600)
     assert path.read_text() == "root:*:20454:0:99999:7:::\nnobody:!*::::::\nshort\n"
 
 
@@ -243,4 +247,4 @@ def test_the_list_names_kind_mode_owner_size_digest_and_target(tmp_path: Path) -
 
 def test_a_call_of_another_form_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BUILDROOT", str(tmp_path))
-    assert seal.main(["both"]) == 2
+    assert main(["both"]) == 2

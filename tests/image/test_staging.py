@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from appliance.image import seal, staging
+from appliance.image import staging
 from appliance.image.errors import BuildError
 from appliance.image.profiles import LOCKS, read_profile, read_recipe
-from appliance.image.seal import Rules
+from appliance.image.seal.rules import Rules, matcher
 
 SOURCE = Path(__file__).resolve().parents[2]
 
@@ -24,7 +26,7 @@ def staged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     try:
         config = tmp_path / "config"
         recipe = read_recipe(SOURCE, "engine-cpu", debug=True)
-        staging.stage(recipe, config, ["guest", "engine"], epoch=1767225600, seal=Path(seal.__file__))
+        staging.stage(recipe, config, ["guest", "engine"], epoch=1767225600)
     finally:
         os.umask(before)
     return config
@@ -42,6 +44,12 @@ def test_the_only_source_of_packages_is_the_local_repository(staged: Path) -> No
     assert text == "Types: deb\nURIs: file:///build/repository/\nSuites: ./\nTrusted: yes\n"
     for path in (path for path in staged.rglob("*.conf") if path.is_file()):
         assert not re.search(r"https?://", path.read_text()), path
+
+
+def test_the_seal_runs_from_what_was_staged_alone(staged: Path) -> None:
+    command = [sys.executable, "-I", "-B", "-S", staged / "seal/program", "both"]
+    done = subprocess.run(command, env={"BUILDROOT": "/"}, capture_output=True, text=True, cwd="/", check=False)
+    assert (done.returncode, done.stderr) == (2, "seal: ['both'] is no way to call this\n")
 
 
 def test_packages_trees_and_rules_are_staged(staged: Path) -> None:
@@ -74,7 +82,7 @@ def test_the_release_keeps_no_shell_and_no_way_to_one() -> None:
     rules = Rules()
     for name in ("root", "initrd"):
         rules.read((SOURCE / f"image/seal/{name}.rules").read_text(), name)
-    matches = seal.matcher(rules.keep)
+    matches = matcher(rules.keep)
     for program in ("sh", "bash", "dash", "busybox", "perl", "dpkg", "apt-get", "sudo", "su", "login", "gdb", "nc"):
         assert not matches.fullmatch(f"/usr/bin/{program}"), program
     for program in ("agetty", "sulogin", "sshd", "chroot"):
@@ -82,7 +90,7 @@ def test_the_release_keeps_no_shell_and_no_way_to_one() -> None:
     assert not matches.fullmatch("/usr/lib/systemd/systemd-sulogin-shell")
     debug = Rules()
     debug.read((SOURCE / "image/seal/debug.rules").read_text(), "debug")
-    assert seal.matcher(debug.keep).fullmatch("/usr/bin/bash")  # the control
+    assert matcher(debug.keep).fullmatch("/usr/bin/bash")  # the control
 
 
 def test_staged_rules_keep_our_files_and_make_links_again(tmp_path: Path) -> None:
