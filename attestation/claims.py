@@ -15,6 +15,7 @@ MAX_TEXT = 1024
 _REPORT_DOMAIN = b"chrysalis report data v1\0"
 _KEYS_DOMAIN = b"chrysalis keys v1\0"
 _GPU_DOMAIN = b"chrysalis gpu evidence v1\0"
+_GPU_NONCE_DOMAIN = b"chrysalis gpu nonce v1\0"
 _IDENTITY_DOMAIN = "chrysalis image v1"
 
 Plain: TypeAlias = "int | str | bytes | bool | list[Plain] | dict[str, Plain] | None"
@@ -55,6 +56,28 @@ def keys_hash(keys: Mapping[str, bytes]) -> bytes:
 def gpu_evidence_hash(devices: Sequence[bytes]) -> bytes:
     """Hash of the evidence of all GPUs in order, also of none; 32 bytes."""
     return hashlib.sha256(_GPU_DOMAIN + cbor.encode(list(devices))).digest()
+
+
+def gpu_nonce(root: bytes, keys_hash: bytes, index: int) -> bytes:
+    """The nonce that one device of one guest is asked with (attestation specification, section 4).
+
+    Args:
+        root: Merkle root over the verifiers' nonces, 32 bytes.
+        keys_hash: :func:`keys_hash`, 32 bytes.
+        index: Place of the device in the evidence, from 0; u32 little-endian.
+
+    Returns:
+        32 bytes: SHA-256 of domain, root, keys hash and index.
+
+    Raises:
+        EvidenceError: If a hash is not 32 bytes or the index is out of range.
+    """
+    if len(root) != 32 or len(keys_hash) != 32 or not 0 <= index < 2**32:
+        raise EvidenceError(
+            f"GPU nonce of a root of {len(root)} and a keys hash of {len(keys_hash)} bytes at index {index}, "
+            "expected 32, 32 and a number of 32 bits"
+        )
+    return hashlib.sha256(_GPU_NONCE_DOMAIN + root + keys_hash + index.to_bytes(4, "little")).digest()
 
 
 def report_data(nonce: bytes, keys_hash: bytes, gpu_evidence_hash: bytes, statement_hash: bytes) -> bytes:

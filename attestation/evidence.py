@@ -23,7 +23,7 @@ from attestation.platforms.base import collect_fresh
 from attestation.tpm.evidence import MAX_EVIDENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from attestation.platforms import Platform
 
@@ -50,6 +50,20 @@ _FIELDS = frozenset(
         "signature",
     }
 )
+
+
+class DeviceCollector(Protocol):
+    """What asks the devices of a machine for evidence."""
+
+    async def collect(self, nonces: Callable[[int], bytes]) -> Sequence[bytes]:
+        """Evidence of every device, in an order that stays the same (:mod:`attestation.gpu.evidence`).
+
+        Args:
+            nonces: The 32 bytes that the device at an index is asked with.
+
+        Raises:
+            CollectionError: A device gives none.
+        """
 
 
 class Signer(Protocol):

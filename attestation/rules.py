@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from attestation.verdict import NO_ATTESTATION, Check
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from attestation.dcap import QuoteClaims
     from attestation.tdx import TdReport
     from attestation.tpm.reader import TpmClaims
+
+    # Until the packages that define them exist.
+    SnpClaims: TypeAlias = Any
+    AzureClaims: TypeAlias = Any
+    GcpClaims: TypeAlias = Any
+    GpuClaims: TypeAlias = Any
+    TdxLog: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,11 @@ class Subject:
         now: Unix time.
         statement: The workload statement of fresh evidence.
         tpm: The verified claims of a TPM machine, ``None`` for every other.
+        snp: Those of an SEV-SNP machine.
+        azure: Those of a machine under Azure's paravisor.
+        gcp: Those of a Google machine with its vTPM.
+        devices: The verified claims of every device in order; ``None`` where nobody looked (a certificate).
+        log: The event log of a TDX machine, parsed and not yet compared with anything.
     """
 
     report: TdReport | None
@@ -42,6 +54,11 @@ class Subject:
     now: float
     statement: WorkloadStatement | None = None
     tpm: TpmClaims | None = None
+    snp: SnpClaims | None = None
+    azure: AzureClaims | None = None
+    gcp: GcpClaims | None = None
+    devices: tuple[GpuClaims, ...] | None = None
+    log: TdxLog | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +203,9 @@ class StatementValues:
         return Finding(tuple(checks))
 
 
-def one(name: str, passed: bool, seen: str, expected: str, hint: str = "") -> Finding:
+def one(name: str, passed: bool, seen: str, expected: str, hint: str = "", *, why: str = "") -> Finding:
     """A finding of one check."""
-    return Finding((Check(name, passed, seen, expected, hint),))
+    return Finding((Check(name, passed, seen, expected, hint, why=why),))
 
 
 def short(value: bytes) -> str:

@@ -11,12 +11,24 @@ from typing import TYPE_CHECKING, Literal
 from attestation.errors import RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from attestation.claims import WorkloadStatement
     from attestation.tdx import TdReport
 
 Assurance = Literal["hardware", "none"]
 NO_ATTESTATION = bytes(32)
 """The image hash that stands for "no attestation" (protocol specification, section 5.7)."""
+
+_TITLES = {
+    "verdict": "Verdict",
+    "bundle": "The bundle: made for us, now, by the peer we talk to",
+    "certificate": "The peer's certificate",
+    "collateral": "What the makers of the hardware say of it",
+    "platform": "The machine",
+    "event log": "What the machine started, step by step",
+    "workload": "What the machine says it runs",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,9 @@ class Check:
         expected: The value demanded, as text.
         hint: What to do if it fails; empty when the values say it.
         checked: Whether it was judged at all; what a policy leaves out is listed as passed and not checked.
+        why: Why it matters, one sentence for a person who is no expert.
+        group: Where it stands in :attr:`Verdict.tree`, outermost first, parts separated by ``/``, for example
+            ``platform/tcb`` or ``gpu 0``; empty until whoever composes a verdict says it.
     """
 
     name: str
@@ -38,12 +53,34 @@ class Check:
     expected: str
     hint: str = ""
     checked: bool = True
+    why: str = ""
+    group: str = ""
 
     def __str__(self) -> str:
         line = f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.seen}"
         if self.passed:
             return line if self.checked else f"--   {self.name}: {self.seen} ({self.expected})"
         return f"{line}; expected {self.expected}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckGroup:
+    """Checks that belong together: a node of a verdict's tree.
+
+    Attributes:
+        name: As in :attr:`Check.group`, the last part.
+        title: For a person.
+        checks: Checks and further groups, in the order in which they were made.
+    """
+
+    name: str
+    title: str
+    checks: tuple[Check | CheckGroup, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything under this node passed."""
+        return all(item.passed for item in self.checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +112,11 @@ class Verdict:
     machine: bytes = b""
     report: TdReport | None = field(default=None, repr=False)
     root_key_id: bytes = b""
+
+    @property
+    def tree(self) -> CheckGroup:
+        """All checks by what they are about; the root is called ``verdict``."""
+        return grow(self.checks)
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -122,11 +164,33 @@ class Verdict:
                         "seen": check.seen,
                         "expected": check.expected,
                         "hint": "" if check.passed else check.hint,
+                        "why": check.why,
+                        "group": check.group,
                     }
                     for check in self.checks
                 ],
             }
         )
+
+
+def grow(checks: Iterable[Check]) -> CheckGroup:
+    """The tree of checks by their groups, in the order in which groups first appear."""
+    return _node("verdict", [(tuple(filter(None, check.group.split("/"))), check) for check in checks])
+
+
+def _node(name: str, items: Sequence[tuple[tuple[str, ...], Check]]) -> CheckGroup:
+    below: dict[str, list[tuple[tuple[str, ...], Check]]] = {}
+    order: list[Check | str] = []
+    for path, check in items:
+        if not path:
+            order.append(check)
+            continue
+        if path[0] not in below:
+            below[path[0]] = []
+            order.append(path[0])
+        below[path[0]].append((path[1:], check))
+    children = tuple(item if isinstance(item, Check) else _node(item, below[item]) for item in order)
+    return CheckGroup(name, _TITLES.get(name, name.replace("gpu", "GPU", 1)), children)
 
 
 def _moment(unix: float) -> str:

@@ -35,6 +35,18 @@ class LoggingPlatform(Protocol):
         """Make a quote as :meth:`Platform.collect` does, with the logs that explain it."""
 
 
+@runtime_checkable
+class EventLogPlatform(Protocol):
+    """A platform whose registers come with a log beside the quote (TDX)."""
+
+    async def event_log(self) -> bytes | None:
+        """The log as bundles carry it (:mod:`attestation.tdx_log`), ``None`` where the machine keeps none.
+
+        Raises:
+            CollectionError: There is one and it cannot be read.
+        """
+
+
 async def collect_fresh(platform: Platform, report_data: bytes) -> bytes:
     """What a platform shows in fresh evidence; arguments and errors as :meth:`Platform.collect`."""
     if isinstance(platform, LoggingPlatform):
