@@ -9,6 +9,7 @@
         ├── CertificateError      an RA-TLS certificate is malformed or cannot be made
         ├── HandshakeError        proof of work, TLS or the router's frames failed
         ├── CollectionError       this machine cannot produce evidence
+        ├── PolicyError           a policy's file cannot be read, or says what is not possible
         └── RefusedError          well-formed evidence that a policy refuses; carries the verdict
 """
 
@@ -44,6 +45,10 @@ class HandshakeError(AttestationError):
 
 class CollectionError(AttestationError):
     """This machine cannot produce evidence."""
+
+
+class PolicyError(AttestationError):
+    """A policy cannot be read, or demands what is not possible; the message names the key."""
 
 
 class RefusedError(AttestationError):
