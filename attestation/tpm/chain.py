@@ -61,13 +61,16 @@ class Chain:
     expires_at: float
 
 
-def verify_chain(chain: Sequence[bytes], roots: Sequence[bytes], *, usage: x509.ObjectIdentifier, now: float) -> Chain:
+def verify_chain(
+    chain: Sequence[bytes], roots: Sequence[bytes], *, usage: x509.ObjectIdentifier | None, now: float
+) -> Chain:
     """Verify a chain under any of several roots.
 
     Args:
         chain: Leaf first, DER; the root may be left out.
         roots: Trusted certificates, DER.
-        usage: Extended key usage that the leaf must have.
+        usage: Extended key usage that the leaf must have; ``None`` for an attestation key whose certificate says by its
+            key usage alone that it signs (Google's).
         now: Unix time at which all of it has to be valid.
 
     Raises:
@@ -157,19 +160,20 @@ def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> No
         )
 
 
-def _check_leaf(leaf: x509.Certificate, usage: x509.ObjectIdentifier) -> None:
+def _check_leaf(leaf: x509.Certificate, usage: x509.ObjectIdentifier | None) -> None:
     constraints = _extension(leaf, x509.BasicConstraints)
     allowed = _extension(leaf, x509.KeyUsage)
     usages = _extension(leaf, x509.ExtendedKeyUsage)
-    signs = usage == ATTESTATION_USAGE
+    signs = usage in {ATTESTATION_USAGE, None}
     wrong = constraints is not None and constraints.ca
     if allowed is not None:
         right = allowed.digital_signature if signs else allowed.key_encipherment or allowed.key_agreement
         wrong = wrong or not right
-    if wrong or usages is None or usage not in usages:
+    named = allowed is not None if usage is None else usages is not None and usage in usages
+    if wrong or not named:
         raise EvidenceError(
             f"certificate of {_name(leaf.subject)} is not for a TPM's "
-            f"{'attestation' if signs else 'endorsement'} key (usage {usage.dotted_string})"
+            f"{'attestation' if signs else 'endorsement'} key (usage {usage.dotted_string if usage else 'signature'})"
         )
 
 

@@ -39,7 +39,8 @@ class TpmEvidence:
         quote: TPMS_ATTEST.
         signature: TPMT_SIGNATURE over it.
         key: TPM2B_PUBLIC of the attestation key.
-        chain: Certificate of that key and of the authorities above it, without the root; DER.
+        chain: Certificate of that key and of the authorities above it, DER; without the root, where verifiers have it.
+            Empty where something else vouches for the key (a paravisor's report).
         registers: Values of :data:`REGISTERS`, 32 bytes each.
         logs: What the registers were extended with; ``None`` in a certificate.
     """
@@ -92,7 +93,7 @@ def parse_evidence(data: bytes) -> TpmEvidence:
         quote=_data(value["quote"], "quote", MAX_STRUCTURE),
         signature=_data(value["signature"], "signature", MAX_STRUCTURE),
         key=_data(value["key"], "key", MAX_STRUCTURE),
-        chain=_list(value["chain"], "chain", range(1, MAX_CHAIN + 1), MAX_CERTIFICATE),
+        chain=_list(value["chain"], "chain", range(MAX_CHAIN + 1), MAX_CERTIFICATE),
         registers=_registers(value["registers"]),
         logs=None if value["logs"] is None else BootLogs.from_plain(value["logs"]),
     )

@@ -75,24 +75,39 @@ def read(data: bytes, roots: tuple[bytes, ...], now: float) -> tuple[TpmClaims |
     """
     try:
         evidence = parse_evidence(data)
-        key = parse_public(evidence.key)
-        quote = parse_quote(evidence.quote)
-        signature = parse_signature(evidence.signature)
     except EvidenceError as error:
         return None, (_failed("tpm evidence", error, "evidence of a TPM"),)
     try:
         chain = verify_chain(evidence.chain, roots, usage=ATTESTATION_USAGE, now=now)
     except EvidenceError as error:
         return None, (_failed("attestation key certificate", error, _CHAIN),)
+    claims, checks = examine(evidence, chain, source="certificate")
+    return claims, (
+        Check("attestation key certificate", True, f"under root {chain.root_key_id.hex()[:16]}", _CHAIN),
+        *checks,
+    )
+
+
+def examine(evidence: TpmEvidence, chain: Chain, *, source: str) -> tuple[TpmClaims | None, tuple[Check, ...]]:
+    """Verify a quote by a key that something vouches for.
+
+    Args:
+        evidence: Its chain is not looked at.
+        chain: The key, and what the claims take over from whatever vouches for it.
+        source: Where the key was found, in a word or two for people.
+
+    Returns:
+        As :func:`read`.
+    """
+    try:
+        key = parse_public(evidence.key)
+        quote = parse_quote(evidence.quote)
+        signature = parse_signature(evidence.signature)
+    except EvidenceError as error:
+        return None, (_failed("tpm evidence", error, "evidence of a TPM"),)
     wrong = key.wrong_attributes()
     checks = (
-        Check(
-            "attestation key certificate",
-            True,
-            f"under root {chain.root_key_id.hex()[:16]}",
-            "a chain to a trusted root",
-        ),
-        _own_key(key, chain),
+        _own_key(key, chain, source),
         Check(
             "attestation key",
             not wrong,
@@ -125,13 +140,13 @@ def read(data: bytes, roots: tuple[bytes, ...], now: float) -> tuple[TpmClaims |
     return claims, checks
 
 
-def _own_key(key: TpmPublic, chain: Chain) -> Check:
+def _own_key(key: TpmPublic, chain: Chain, source: str) -> Check:
     return Check(
         "certified key",
         key.spki == spki(chain.key),
         key.name.hex(),
-        "the key in the certificate",
-        "the certificate belongs to another key",
+        f"the key in the {source}",
+        f"the {source} belongs to another key",
     )
 
 
