@@ -165,6 +165,15 @@ def parse_tcg2(data: bytes) -> EventLog:
     Raises:
         EventLogError: Another format, cut short, or over :data:`MAX_LOG` bytes or :data:`MAX_EVENTS` events.
     """
+    return read_tcg2(data)[0]
+
+
+def read_tcg2(data: bytes) -> tuple[EventLog, int]:
+    """Read a log as :func:`parse_tcg2` does, and say how long it is without its filling, in bytes.
+
+    Raises:
+        EventLogError: As there.
+    """
     if len(data) > MAX_LOG:
         raise EventLogError(f"log of {len(data)} bytes, at most {MAX_LOG} are read")
     if len(data) < _FIRST.size:
@@ -180,7 +189,32 @@ def parse_tcg2(data: bytes) -> EventLog:
             raise EventLogError(f"log with more than {MAX_EVENTS} events")
         event, offset = _event(data, offset, sizes)
         events.append(event)
-    return EventLog(tuple(BANKS[identifier][0] for identifier in sizes), tuple(events))
+    return EventLog(tuple(BANKS[identifier][0] for identifier in sizes), tuple(events)), offset
+
+
+def encode_tcg2(log: EventLog, *, register: int = 0) -> bytes:
+    """Write a log as firmware would, without filling: what :func:`parse_tcg2` reads back.
+
+    Args:
+        log: Events with a digest for every bank of the log.
+        register: What the first event, which describes the log, says to be about; CCEL tables have 1.
+
+    Raises:
+        EventLogError: A bank is not known, or an event lacks one.
+    """
+    identifiers = {name: (identifier, size) for identifier, (name, size) in BANKS.items()}
+    if not log.banks or not set(log.banks) <= set(identifiers):
+        raise EventLogError(f"log of banks {', '.join(log.banks) or 'none'}; known are {', '.join(identifiers)}")
+    algorithms = b"".join(_ALGORITHM.pack(*identifiers[name]) for name in log.banks)
+    head = _SPECIFICATION.pack(_SIGNATURE, 0, 0, 2, 0, 2, len(log.banks)) + algorithms + b"\0"
+    parts = [_FIRST.pack(register, NO_ACTION, bytes(20), len(head)), head]
+    for event in log.events:
+        if set(event.digests) != set(log.banks):
+            raise EventLogError(f"event with digests of {', '.join(event.digests)} in a log of {', '.join(log.banks)}")
+        parts.append(_NEXT.pack(event.register, event.type, len(log.banks)))
+        parts += [identifiers[name][0].to_bytes(2, "little") + event.digests[name] for name in log.banks]
+        parts.append(_U32.pack(len(event.data)) + event.data)
+    return b"".join(parts)
 
 
 def _specification(data: bytes) -> Mapping[int, int]:
