@@ -5,19 +5,24 @@ Source: PEP 552 (unchecked hash-based byte code).
 
 from __future__ import annotations
 
-import compileall
 import hashlib
 import lzma
 import os
-import py_compile
 import shutil
 import stat
 import subprocess
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Byte code is compiled in this many processes, each with its own fixed share in a fixed order: marshal writes a
-# reference where an object has more than one, so what was compiled before in the same process shows in the bytes.
+# reference where an object has more than one, so whatever else the process knows shows in the bytes. For that reason,
+# too, a process has nothing of this program in it: a word changed here moves no measurement.
 SHARES = 8
 
 
@@ -42,21 +47,21 @@ def compile_python(root: Path, path: str) -> None:
     for cache in sorted(base.rglob("__pycache__")):
         shutil.rmtree(cache)
     sources = sorted(base.rglob("*.py"))
-    shares = [(root, sources[number::SHARES]) for number in range(SHARES)]
-    with ProcessPoolExecutor(os.cpu_count(), max_tasks_per_child=1) as pool:
-        list(pool.map(_compile_share, shares))
+    shares = [sources[number::SHARES] for number in range(SHARES)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(partial(_compile_share, root), filter(None, shares)))  # without a source it would compile itself
 
 
-def _compile_share(share: tuple[Path, list[Path]]) -> None:
-    root, sources = share
-    for source in sources:
-        compileall.compile_file(
-            source,
-            stripdir=str(root),
-            prependdir="/",
-            quiet=2,  # sources for other Python versions lie in some packages: they stay uncompiled
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
+def _compile_share(root: Path, sources: Sequence[Path]) -> None:
+    """Compile some, in order, in a process of their own; what cannot be compiled stays as it is.
+
+    Sources for other Python versions lie in some packages: that such a one fails is no fault, so the status is not
+    looked at.
+    """
+    command = [sys.executable, "-I", "-B", "-m", "compileall", "-qq", "-s", str(root), "-p", "/"]
+    command += ["--invalidation-mode", "unchecked-hash", "-i", "-"]
+    listed = "".join(f"{source}\n" for source in sources)
+    subprocess.run(command, input=listed, text=True, check=False)  # noqa: S603 - this very Python
 
 
 def date_passwords(file: Path, epoch: int) -> None:
