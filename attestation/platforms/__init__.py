@@ -9,10 +9,21 @@ from attestation.platforms.base import Platform
 from attestation.platforms.detect import Detection, detect
 from attestation.platforms.fake_tdx import FakeTdx
 from attestation.platforms.simulated import SimulatedTdx
-from attestation.platforms.tdx import REPORTS, ConfigfsTdx
+from attestation.platforms.tdx import ConfigfsTdx, open_tdx
+from attestation.platforms.tdx_qgs import QgsTdx
 from attestation.platforms.tpm import Tpm
 
-__all__ = ["ConfigfsTdx", "Detection", "FakeTdx", "Platform", "SimulatedTdx", "Tpm", "detect", "open_platform"]
+__all__ = [
+    "ConfigfsTdx",
+    "Detection",
+    "FakeTdx",
+    "Platform",
+    "QgsTdx",
+    "SimulatedTdx",
+    "Tpm",
+    "detect",
+    "open_platform",
+]
 
 
 def open_platform(
@@ -48,7 +59,7 @@ def open_platform(
             raise CollectionError("policy 'simulated' without a quote source", hint="name the quoting service's socket")
         return SimulatedTdx(Path(quote_source))
     if name == "tdx":
-        return ConfigfsTdx(Path(quote_source) if quote_source else REPORTS)
+        return open_tdx(Path(quote_source)) if quote_source else open_tdx()
     if name == "tpm":
         kept = Path(quote_source) if quote_source else directory
         if kept is None:

@@ -1,4 +1,9 @@
-"""A real TDX guest: quotes through the kernel's configfs interface (Documentation/ABI/testing/configfs-tsm)."""
+"""A real TDX guest: quotes through the kernel's configfs interface (Documentation/ABI/testing/configfs-tsm).
+
+It is asked first: it needs no port of the host, no device of its own and no knowledge of the host's service, works under
+every machine monitor, and its generation count says that a quote answers this request. Where a kernel lacks it (before
+6.7), :class:`attestation.platforms.tdx_qgs.QgsTdx` is asked instead.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,19 @@ from pathlib import Path
 
 from attestation.errors import CollectionError
 from attestation.platforms.base import check_report_data
+from attestation.platforms.tdx_qgs import DEVICE, QgsTdx
 from attestation.tdx import MAX_QUOTE, without_padding
+from attestation.tdx_log_files import LogFiles, gather_encoded
 
 REPORTS = Path("/sys/kernel/config/tsm/report")
 _POLL_S = 0.05
+
+
+def open_tdx(reports: Path = REPORTS, device: Path = DEVICE) -> ConfigfsTdx | QgsTdx:
+    """The interface that this guest has: configfs, or the older device with the host's service where only that is."""
+    if not reports.is_dir() and device.exists():
+        return QgsTdx(device)
+    return ConfigfsTdx(reports)
 
 
 class ConfigfsTdx:
@@ -22,13 +36,15 @@ class ConfigfsTdx:
     Args:
         reports: The configfs directory.
         timeout: Seconds for one quote; the kernel answers ``EBUSY`` while another is being made.
+        files: Where the event log is.
     """
 
     name = "tdx"
 
-    def __init__(self, reports: Path = REPORTS, *, timeout: float = 30.0) -> None:
+    def __init__(self, reports: Path = REPORTS, *, timeout: float = 30.0, files: LogFiles | None = None) -> None:
         self._reports = reports
         self._timeout = timeout
+        self._files = files
         self._one_at_a_time = asyncio.Lock()
 
     async def collect(self, report_data: bytes) -> bytes:
@@ -40,6 +56,10 @@ class ConfigfsTdx:
         check_report_data(report_data)
         async with self._one_at_a_time:
             return await asyncio.to_thread(self._collect, report_data)
+
+    async def event_log(self) -> bytes | None:
+        """The machine's event log; see :class:`attestation.platforms.base.EventLogPlatform`."""
+        return await gather_encoded(self._files)
 
     def _collect(self, report_data: bytes) -> bytes:
         entry = self._reports / f"chrysalis-{os.getpid()}-{secrets.token_hex(4)}"
