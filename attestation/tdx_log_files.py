@@ -33,6 +33,8 @@ OWN_LOG = Path("/run/chrysalis/tdx/events.jsonl")
 RTMR3 = Path("/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384")
 
 CC_TDX = 2
+"""CC type of TDX in the table."""
+
 _TABLE = struct.Struct("<4sI28sBBHQQ")
 _MAX_OWN = MAX_RUNTIME * 1024
 
@@ -205,15 +207,13 @@ def own_events(path: Path) -> tuple[RuntimeEvent, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CcelTable:
-    """What the CCEL table says.
+    """What the CCEL table of a TDX machine says.
 
     Attributes:
-        kind: CC type, :data:`CC_TDX` for TDX.
         length: Size of the log area in bytes.
         address: Its physical address.
     """
 
-    kind: int
     length: int
     address: int = field(repr=False)
 
@@ -222,14 +222,16 @@ class CcelTable:
         """Read a table.
 
         Raises:
-            EvidenceError: Another table, length or checksum.
+            EvidenceError: Another table, length, checksum or kind of machine.
         """
         if len(data) != _TABLE.size:
             raise EvidenceError(f"CCEL table of {len(data)} bytes, expected {_TABLE.size}")
         signature, size, _, kind, _, _, length, address = _TABLE.unpack(data)
         if signature != b"CCEL" or size != _TABLE.size or sum(data) % 256:
             raise EvidenceError(f"ACPI table {signature!r} of {size} bytes is no CCEL table, or its checksum is wrong")
-        return cls(kind, length, address)
+        if kind != CC_TDX:
+            raise EvidenceError(f"CCEL table of CC type {kind}, expected TDX ({CC_TDX})")
+        return cls(length, address)
 
 
 def _firmware(files: LogFiles) -> bytes:
@@ -239,11 +241,7 @@ def _firmware(files: LogFiles) -> bytes:
         return b""
     try:
         parsed = CcelTable.parse(table)
-        if parsed.kind != CC_TDX:
-            raise EvidenceError(f"CCEL table of CC type {parsed.kind}, expected TDX ({CC_TDX})")
-        area = _bounded(files.area, MAX_AREA)
-        if len(area) > parsed.length:
-            raise EvidenceError(f"log area of {len(area)} bytes, the table says {parsed.length}")
+        area = _bounded(files.area, min(parsed.length, MAX_AREA))
         return area[: read_tcg2(area)[1]]
     except (EvidenceError, EventLogError) as error:
         raise CollectionError(f"firmware's event log cannot be used: {error.message}", hint=error.hint) from None

@@ -10,7 +10,6 @@ from attestation.platforms.detect import Detection, detect
 from attestation.platforms.fake_tdx import FakeTdx
 from attestation.platforms.simulated import SimulatedTdx
 from attestation.platforms.tdx import ConfigfsTdx, open_tdx
-from attestation.platforms.tdx_qgs import QgsTdx
 from attestation.platforms.tpm import Tpm
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "Detection",
     "FakeTdx",
     "Platform",
-    "QgsTdx",
     "SimulatedTdx",
     "Tpm",
     "detect",

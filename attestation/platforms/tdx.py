@@ -1,8 +1,8 @@
 """A real TDX guest: quotes through the kernel's configfs interface (Documentation/ABI/testing/configfs-tsm).
 
-It is asked first: it needs no port of the host, no device of its own and no knowledge of the host's service, works under
-every machine monitor, and its generation count says that a quote answers this request. Where a kernel lacks it (before
-6.7), :class:`attestation.platforms.tdx_qgs.QgsTdx` is asked instead.
+It is asked first: it needs no port of the host and no knowledge of the host's service, works under every machine
+monitor, and its generation count says that a quote answers this request. Where a kernel lacks it (before 6.7),
+:class:`attestation.platforms.tdx_qgs.QgsTdx` is asked instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A TDX guest without the kernel's configfs interface: a report from the device, a quote from the host's own service.
 
-The report comes from ``/dev/tdx_guest`` (Linux 6.2 and newer, ``include/uapi/linux/tdx-guest.h``), the quote from Intel's
-quote generation service, which listens for guests on a vsock port of the host (:mod:`attestation.qgs`).
+The report comes from ``/dev/tdx_guest`` (Linux 6.2 and newer, ``include/uapi/linux/tdx-guest.h``), the quote from
+Intel's quote generation service, which listens for guests on a vsock port of the host (:mod:`attestation.qgs`).
 """
 
 from __future__ import annotations
