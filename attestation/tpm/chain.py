@@ -33,6 +33,9 @@ ATTESTATION_USAGE = x509.ObjectIdentifier("2.23.133.8.3")
 ENDORSEMENT_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 """tcg-kp-EKCertificate."""
 
+KEY_ID_SIZE = 48
+"""Bytes of a :func:`root_key_id`."""
+
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 _LIBRARY_ERRORS = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion,
                    UnsupportedAlgorithm)  # fmt: skip
@@ -67,8 +70,9 @@ def verify_chain(
     """Verify a chain under any of several roots.
 
     Args:
-        chain: Leaf first, DER; the root may be left out.
-        roots: Trusted certificates, DER.
+        chain: Leaf first, DER; the root may be left out, unless it is known by its key alone.
+        roots: Trusted certificates, DER, or key ids of 48 bytes (:func:`root_key_id`): with one of those, the chain's
+            last certificate is the root if it has that key and signed itself.
         usage: Extended key usage that the leaf must have; ``None`` for an attestation key whose certificate says by its
             key usage alone that it signs (Google's).
         now: Unix time at which all of it has to be valid.
@@ -77,9 +81,11 @@ def verify_chain(
         EvidenceError: It does not hold, with the reason.
     """
     certificates = [_load(der) for der in chain]
-    trusted = [_load(der) for der in roots]
     if not certificates or len(certificates) > 8:
         raise EvidenceError(f"chain of {len(certificates)} certificates, expected 1 to 8")
+    trusted = [_load(root) for root in roots if len(root) != KEY_ID_SIZE]
+    if root_key_id(last := certificates[-1]) in roots and _signed(last, last):
+        trusted.append(last)
     root = _root_above(certificates[-1], trusted)
     path = certificates if certificates[-1] == root else [*certificates, root]
     if len(path) < 2:

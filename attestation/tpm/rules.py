@@ -126,14 +126,20 @@ class LogsReplay:
 
 @dataclass(frozen=True, slots=True)
 class Unchecked:
-    """What nothing here judges, said in so many words: firmware, other registers, the clock, the TPM itself."""
+    """What nothing here judges, said in so many words: firmware, other registers, the clock, the TPM itself.
+
+    Attributes:
+        tpm: What has to be said of the TPM; empty if something vouches for it.
+    """
+
+    tpm: str = "whoever runs the machine may emulate it, and the root was made for a run"
 
     def appraise(self, subject: Subject) -> Finding:
         """List what is left out, with what was seen."""
         if subject.tpm is None:
             return Finding(())
         seen = (
-            ("tpm", "whoever runs the machine may emulate it, and the root was made for a run"),
+            *((("tpm", self.tpm),) if self.tpm else ()),
             ("firmware (PCR 0 to 3, 5 to 7)", _values(subject.tpm.registers, FIRMWARE_REGISTERS)),
             ("other registers (PCR 8, 10, 13, 15)", _values(subject.tpm.registers, OTHER_REGISTERS)),
             ("tpm clock", _age(subject.tpm)),
