@@ -153,14 +153,7 @@ class Tpm:
         )
 
     def _logs(self) -> BootLogs:
-        try:
-            return boot_logs.BootLogs.decode(self._snapshot.read_bytes())
-        except FileNotFoundError:
-            return boot_logs.gather(self._files)
-        except OSError as error:
-            raise CollectionError(f"logs in {self._snapshot} cannot be read: {error.strerror}") from None
-        except EvidenceError as error:
-            raise CollectionError(f"logs in {self._snapshot} are damaged: {error.message}") from None
+        return boot_logs.of_this_boot(self._snapshot, self._files)
 
     async def _certified(self) -> _Key:
         if self._key is not None and self._clock() < self._key.renew_at:

@@ -141,6 +141,26 @@ def gather(files: LogFiles | None = None) -> BootLogs:
     return BootLogs(firmware, tuple(events))
 
 
+def of_this_boot(snapshot: Path = SNAPSHOT, files: LogFiles | None = None) -> BootLogs:
+    """The logs as a service shows them: those that were gathered for it, or else the machine's own.
+
+    Args:
+        snapshot: :meth:`BootLogs.encode`'s bytes, where they were left.
+        files: Read where there is no such file.
+
+    Raises:
+        CollectionError: As :func:`gather`, or the snapshot is damaged.
+    """
+    try:
+        return BootLogs.decode(snapshot.read_bytes())
+    except FileNotFoundError:
+        return gather(files)
+    except OSError as error:
+        raise CollectionError(f"logs in {snapshot} cannot be read: {error.strerror}") from None
+    except EvidenceError as error:
+        raise CollectionError(f"logs in {snapshot} are damaged: {error.message}") from None
+
+
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as log:

@@ -55,6 +55,10 @@ class Unmarshal:
             raise EvidenceError(f"{self._what} with a field of {size} bytes, at most {limit}")
         return self.take(size)
 
+    def rest(self) -> bytes:
+        """Whatever is left."""
+        return self.take(len(self._data) - self._offset)
+
     def finish(self) -> None:
         """Refuse trailing bytes.
 

@@ -77,11 +77,13 @@ class TpmTools:
             await self._run("tpm2_readpublic", "-c", context, "-f", "tss", "-o", public)
             return _read(public)
 
-    async def quote(self, context: Path, which: Sequence[int], extra: bytes) -> tuple[bytes, bytes, tuple[bytes, ...]]:
+    async def quote(
+        self, context: Path | str, which: Sequence[int], extra: bytes
+    ) -> tuple[bytes, bytes, tuple[bytes, ...]]:
         """Quote SHA-256 registers.
 
         Args:
-            context: The attestation key's context.
+            context: The attestation key's context, or its persistent handle.
             which: Registers.
             extra: Up to 32 bytes that the quote carries.
 
@@ -101,12 +103,28 @@ class TpmTools:
         listed = await self._run("tpm2_getcap", kind)
         return frozenset(int(word, 16) for word in listed.decode("ascii", "replace").split() if word.startswith("0x"))
 
-    async def read_index(self, index: int) -> bytes:
-        """Contents of an NV index that anybody may read."""
+    async def read_index(self, index: int, *, as_owner: bool = False) -> bytes:
+        """Contents of an NV index, which anybody may read or the owner only."""
         async with self._scratch() as folder:
             content = folder / "content"
-            await self._run("tpm2_nvread", f"{index:#x}", "-o", content)
+            await self._run("tpm2_nvread", *(("-C", "o") if as_owner else ()), f"{index:#x}", "-o", content)
             return _read(content)
+
+    async def write_index(self, index: int, content: bytes) -> None:
+        """Write an NV index as the owner, and define it first if it does not exist."""
+        if index not in await self.handles("handles-nv-index"):
+            await self._run("tpm2_nvdefine", "-C", "o", f"{index:#x}", "-s", str(len(content)))
+        async with self._scratch() as folder:
+            source = folder / "content"
+            source.write_bytes(content)
+            await self._run("tpm2_nvwrite", "-C", "o", f"{index:#x}", "-i", source)
+
+    async def read_public(self, handle: int) -> bytes:
+        """TPM2B_PUBLIC of a persistent key."""
+        async with self._scratch() as folder:
+            public = folder / "public"
+            await self._run("tpm2_readpublic", "-c", f"{handle:#x}", "-f", "tss", "-o", public)
+            return _read(public)
 
     async def activate(self, key: Path, endorsement: int | str, credential: bytes, *, by_policy: bool) -> bytes:
         """Take the secret out of a credential.
