@@ -1,7 +1,8 @@
 """A synthetic TDX world: a root of its own, machines under it, their quotes and their collateral.
 
 Quotes have the real layout and verify with the real verifier under :attr:`SyntheticTdx.root_der`, so every
-check of production runs. Each run makes a new root. :class:`Faults` says what is wrong with machine or collateral.
+check of production runs; the event log leads to the quoted registers. Each run makes a new root. :class:`Faults` says
+what is wrong with machine, collateral, log or quote; :meth:`SyntheticTdx.neighbour` is a second machine.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from cryptography.hazmat.primitives import serialization
 
 from appliance.lab import tee_pki as pki
 from appliance.lab import tee_statements as statements
+from appliance.lab.tee_faults import Faults
+from appliance.lab.tee_log import boot
 from appliance.lab.tee_service import serve, start
-from appliance.lab.tee_statements import Faults
 from attestation.errors import CollectionError
-from attestation.tdx import FIELDS, INTEL_QE_VENDOR, BodyType
+from attestation.tdx import ECDSA_P256, FIELDS, INTEL_QE_VENDOR, MAX_QUOTE, TEE_TYPE_TDX, BodyType, TdAttribute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+    from appliance.lab.tee_faults import QuoteForm
+    from attestation.tdx_log import RuntimeEvent
 
 __all__ = ["DEFAULT_REGISTERS", "Faults", "SyntheticTdx", "serve", "start"]
 
@@ -35,14 +41,15 @@ __all__ = ["DEFAULT_REGISTERS", "Faults", "SyntheticTdx", "serve", "start"]
 DEFAULT_REGISTERS: dict[str, bytes] = {
     "tee_tcb_svn": bytes((6, 1, statements.MODULE_SVN)) + bytes(13),
     "mr_seam": hashlib.sha384(b"chrysalis simulated TDX module").digest(),
-    "td_attributes": (1 << 28).to_bytes(8, "little"),
+    "td_attributes": (1 << TdAttribute.SEPT_VE_DISABLE).to_bytes(8, "little"),
     "xfam": (0x602E7).to_bytes(8, "little"),
     "mr_td": hashlib.sha384(b"chrysalis simulated firmware").digest(),
-    "rtmr0": hashlib.sha384(b"chrysalis simulated machine").digest(),
-    "rtmr1": hashlib.sha384(b"chrysalis simulated kernel").digest(),
-    "rtmr2": hashlib.sha384(b"chrysalis simulated command line").digest(),
+    **boot(Faults()).registers,
 }
 """Registers of the simulated machine that are not zero; a healthy production TD has the same attributes."""
+
+_HEAD = struct.Struct("<HHIHH16s20s")
+_UNKNOWN_BODY = 9
 
 
 @dataclass(slots=True)
@@ -58,13 +65,38 @@ class _Keys:
         self.vouched = pki.raw_public(self.attestation)
 
 
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """Root, authorities and kind of platform, which all machines of one world share."""
+
+    root: pki.Authority
+    platform: pki.Authority
+    tcb_key: EllipticCurvePrivateKey
+    tcb_certificate: x509.Certificate
+    fmspc: bytes
+    qe_signer: bytes
+
+    @classmethod
+    def new(cls, now: float) -> Vendor:
+        """A new world."""
+        born = statements.utc(now).replace(microsecond=0) - dt.timedelta(days=400)
+        valid = (born, born + dt.timedelta(days=5000))
+        root = pki.Authority(pki.ROOT_NAME, valid=valid, path_length=1)
+        platform = pki.Authority(pki.PLATFORM_NAME, valid=valid, issuer=root)
+        key = pki.new_key()
+        fmspc = b"\x00\xc0\x6f" + os.urandom(3)
+        return cls(root, platform, key, root.issue(pki.TCB_NAME, key), fmspc, os.urandom(32))
+
+
 class SyntheticTdx:
-    """A world with one machine.
+    """A world with one machine, or with several under one root (:meth:`neighbour`).
 
     Args:
         faults: What is wrong with it.
-        registers: Registers of the machine, over :data:`DEFAULT_REGISTERS`.
+        registers: Registers of the machine, over those that it measured; the log does not know of them.
+        runtime: What its guest extends RTMR3 with, and logs.
         clock: Unix time; certificates begin a day before it.
+        vendor: Another machine's, to be under the same root.
     """
 
     def __init__(
@@ -72,21 +104,21 @@ class SyntheticTdx:
         faults: Faults | None = None,
         *,
         registers: dict[str, bytes] | None = None,
+        runtime: Sequence[RuntimeEvent] = (),
         clock: Callable[[], float] = time.time,
+        vendor: Vendor | None = None,
     ) -> None:
-        self.faults = faults or Faults()
-        self.registers = {**DEFAULT_REGISTERS, **(registers or {})}
-        self.fmspc = b"\x00\xc0\x6f" + os.urandom(3)
-        self.ppid = os.urandom(16)
+        self.faults = faults = faults or Faults()
+        self._given = dict(registers or {})
         self._clock = clock
+        self._vendor = vendor or Vendor.new(clock())
+        booted = boot(faults, runtime)
+        self.log = booted.shown
+        self.registers = {**DEFAULT_REGISTERS, **booted.registers, **_wrong(faults), **self._given}
+        self.ppid = os.urandom(16)
+        self._runtime = tuple(runtime)
         self._keys = _Keys()
-        born = statements.utc(clock()).replace(microsecond=0) - dt.timedelta(days=400)
-        valid = (born, born + dt.timedelta(days=5000))
-        self._root = pki.Authority(pki.ROOT_NAME, valid=valid, path_length=1)
-        self._platform = pki.Authority(pki.PLATFORM_NAME, valid=valid, issuer=self._root)
-        self._tcb_key = pki.new_key()
-        self._tcb_certificate = self._root.issue(pki.TCB_NAME, self._tcb_key)
-        self._pck_certificate = self._platform.issue(
+        self._pck_certificate = self._vendor.platform.issue(
             pki.PCK_NAME,
             self._keys.pck,
             sgx_extension=pki.sgx_extension(
@@ -95,19 +127,36 @@ class SyntheticTdx:
                 pce_svn=statements.PCE_SVN,
                 pce_id=bytes(2),
                 fmspc=self.fmspc,
-                sgx_type=self.faults.sgx_type,
+                sgx_type=faults.sgx_type,
                 platform_instance_id=os.urandom(16),
-                dynamic_platform=self.faults.dynamic_platform,
-                cached_keys=self.faults.cached_keys,
-                smt_enabled=self.faults.smt_enabled,
+                dynamic_platform=faults.dynamic_platform,
+                cached_keys=faults.cached_keys,
+                smt_enabled=faults.smt_enabled,
             ),
         )
-        self._qe_signer = os.urandom(32)
+
+    def neighbour(self) -> SyntheticTdx:
+        """Another machine of the same kind, image and vendor, with keys and a PPID of its own.
+
+        It can do all that this one can, so it stands for whoever holds a leaked key or an interposer on a memory bus.
+        """
+        return SyntheticTdx(
+            self.faults, registers=self._given, runtime=self._runtime, clock=self._clock, vendor=self._vendor
+        )
+
+    @property
+    def fmspc(self) -> bytes:
+        """The kind of platform, 6 bytes."""
+        return self._vendor.fmspc
 
     @property
     def root_der(self) -> bytes:
         """The root certificate of this world."""
-        return self._root.certificate.public_bytes(serialization.Encoding.DER)
+        return self._vendor.root.certificate.public_bytes(serialization.Encoding.DER)
+
+    def event_log(self) -> bytes:
+        """The machine's event log as bundles carry it."""
+        return self.log.encode()
 
     def quote(self, report_data: bytes, *, body: BodyType | None = None, **registers: bytes) -> bytes:
         """A signed quote.
@@ -121,6 +170,8 @@ class SyntheticTdx:
             CollectionError: If a register is unknown or has another length.
         """
         values = {**self.registers, **registers, "report_data": report_data}
+        if body is None and self.faults.service_td:
+            body = BodyType.TD_1_5
         layout = FIELDS[body or BodyType.TD_1_0]
         if body is BodyType.TD_1_5:
             values.setdefault("tee_tcb_svn2", values["tee_tcb_svn"])
@@ -132,13 +183,18 @@ class SyntheticTdx:
             parts.append(value)
         if values:
             raise CollectionError(f"registers {sorted(values)} are not in this body")
-        head = struct.pack("<HHIHH16s20s", 4 if body is None else 5, 2, 0x81, 0, 0, INTEL_QE_VENDOR, bytes(20))
+        form = self.faults.quote_form
+        version = 6 if form == "unknown version" else 5 if body is not None or form == "unknown body" else 4
+        tee = 0 if form == "sgx" else TEE_TYPE_TDX
+        head = _HEAD.pack(version, ECDSA_P256, tee, 0, 0, INTEL_QE_VENDOR, bytes(20))
         content = b"".join(parts)
-        if body is not None:
-            content = struct.pack("<HI", body, len(content)) + content
+        if version == 5:
+            kind = _UNKNOWN_BODY if form == "unknown body" else body or BodyType.TD_1_0
+            content = struct.pack("<HI", kind, len(content)) + content
         signed = head + content
         signature = self._signature_data(signed)
-        return signed + struct.pack("<I", len(signature)) + signature
+        whole = signed + struct.pack("<I", len(signature)) + signature
+        return _spoiled(whole, form)
 
     def swap_attestation_key(self) -> None:
         """Sign quotes from now on with a key that no quoting enclave vouches for (an attack).
@@ -153,28 +209,28 @@ class SyntheticTdx:
         issued = statements.utc(self._clock() - faults.collateral_age_s).replace(microsecond=0)
         following = issued + dt.timedelta(seconds=faults.collateral_lifetime_s)
         tcb_info = statements.tcb_info(faults, faults.collateral_fmspc or self.fmspc, issued, following, self._clock())
-        qe_identity = statements.qe_identity(faults, self._qe_signer, issued, following, self._clock())
+        qe_identity = statements.qe_identity(faults, self._vendor.qe_signer, issued, following, self._clock())
         dates = (issued, following)
         numbered = faults.numbered_crls
-        platform_serial = self._platform.certificate.serial_number
+        platform_serial = self._vendor.platform.certificate.serial_number
         pck_serial = self._pck_certificate.serial_number
-        tcb_chain = pki.pem(self._tcb_certificate, self._root.certificate)
-        tcb_signer = pki.new_key() if faults.forge_tcb_info else self._tcb_key
+        revoked = [pck_serial] if faults.revoke_pck else []
+        pck_crl = self._vendor.platform.revocation_list(revoked, dates=dates, numbered=numbered)
+        tcb_chain = pki.pem(self._vendor.tcb_certificate, self._vendor.root.certificate)
+        tcb_signer = pki.new_key() if faults.forge_tcb_info else self._vendor.tcb_key
         return json.dumps(
             {
-                "pck_crl_issuer_chain": pki.pem(self._platform.certificate, self._root.certificate),
-                "root_ca_crl": self._root.revocation_list(
+                "pck_crl_issuer_chain": pki.pem(self._vendor.platform.certificate, self._vendor.root.certificate),
+                "root_ca_crl": self._vendor.root.revocation_list(
                     [platform_serial] if faults.revoke_platform_ca else [], dates=dates, numbered=numbered
                 ).hex(),
-                "pck_crl": self._platform.revocation_list(
-                    [pck_serial] if faults.revoke_pck else [], dates=dates, numbered=numbered
-                ).hex(),
+                "pck_crl": "" if faults.missing_crl else pck_crl.hex(),
                 "tcb_info_issuer_chain": tcb_chain,
                 "tcb_info": tcb_info,
                 "tcb_info_signature": pki.raw_sign(tcb_signer, tcb_info.encode()).hex(),
                 "qe_identity_issuer_chain": tcb_chain,
                 "qe_identity": qe_identity,
-                "qe_identity_signature": pki.raw_sign(self._tcb_key, qe_identity.encode()).hex(),
+                "qe_identity_signature": pki.raw_sign(self._vendor.tcb_key, qe_identity.encode()).hex(),
             }
         ).encode()
 
@@ -187,14 +243,17 @@ class SyntheticTdx:
             + bytes.fromhex("1500000000000000e700000000000000")  # attributes: production enclave, its XFRM
             + hashlib.sha256(b"chrysalis simulated quoting enclave").digest()
             + bytes(32)
-            + self._qe_signer
+            + self._vendor.qe_signer
             + bytes(96)
             + struct.pack("<HH", 2, statements.QE_ISV_SVN)
             + bytes(60)
             + hashlib.sha256(self._keys.vouched + self._keys.qe_auth).digest()
             + bytes(32)
         )
-        chain = pki.pem(self._pck_certificate, self._platform.certificate, self._root.certificate).encode() + b"\0"
+        chain = (
+            pki.pem(self._pck_certificate, self._vendor.platform.certificate, self._vendor.root.certificate).encode()
+            + b"\0"
+        )
         certification = (
             report
             + pki.raw_sign(self._keys.pck, report)
@@ -209,3 +268,23 @@ class SyntheticTdx:
             + struct.pack("<HI", 6, len(certification))  # 6: QE report certification data
             + certification
         )
+
+
+def _wrong(faults: Faults) -> dict[str, bytes]:
+    """Registers that are not as in a healthy machine."""
+    wrong = {"td_attributes": faults.attributes(1 << TdAttribute.SEPT_VE_DISABLE)}
+    if faults.service_td:
+        wrong["mr_service_td"] = hashlib.sha384(b"chrysalis simulated migration agent").digest()
+    if faults.unsigned_module:
+        wrong["mr_signer_seam"] = hashlib.sha384(b"chrysalis simulated module vendor").digest()
+    return wrong
+
+
+def _spoiled(quote: bytes, form: QuoteForm) -> bytes:
+    if form == "truncated":
+        return quote[:-1]
+    if form == "trailing":
+        return quote + b"\x01"
+    if form == "padded":
+        return quote.ljust(8000, b"\0")
+    return quote.ljust(MAX_QUOTE + 1, b"\0") if form == "long" else quote

@@ -1,7 +1,8 @@
 """The quoting service: a process that holds a synthetic world and answers report data with a quote on a Unix socket.
 
 A worker that asks it holds neither the machine's nor the root's key, as on real hardware. Beside the socket it
-leaves ``<name>.collateral.json`` and ``<name>.root.der`` for verifiers.
+leaves ``<name>.collateral.json`` and ``<name>.root.der`` for verifiers, and ``<name>.log.cbor``, the machine's event
+log, for the worker.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import structlog
 
 from attestation import quoting
 from attestation.errors import AttestationError
+from attestation.platforms.simulated import log_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +36,9 @@ class World(Protocol):
     def collateral_json(self) -> bytes:
         """Collateral as JSON."""
 
+    def event_log(self) -> bytes:
+        """The machine's event log as bundles carry it."""
+
 
 def collateral_path(socket: Path) -> Path:
     """Where the service at ``socket`` leaves its collateral."""
@@ -46,7 +51,7 @@ def root_path(socket: Path) -> Path:
 
 
 async def start(path: Path, world: World) -> asyncio.Server:
-    """Write collateral and root beside ``path`` and answer quote requests on a Unix socket there (mode 0600).
+    """Leave collateral, root and event log beside ``path``, answer quote requests on a Unix socket there (mode 0600).
 
     Returns:
         The running server; the caller closes it.
@@ -72,7 +77,11 @@ async def serve(path: Path, world: World) -> None:
 def _prepare(path: Path, world: World) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    for target, content in ((collateral_path(path), world.collateral_json()), (root_path(path), world.root_der)):
+    for target, content in (
+        (collateral_path(path), world.collateral_json()),
+        (root_path(path), world.root_der),
+        (log_path(path), world.event_log()),
+    ):
         partial = target.with_name(target.name + ".partial")
         partial.write_bytes(content)
         partial.replace(target)

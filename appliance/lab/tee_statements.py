@@ -1,60 +1,19 @@
-"""What the vendor of a synthetic world states: TCB info and quoting enclave identity, as JSON (Intel's API, version 4).
-
-:class:`Faults` holds one knob for each way in which a platform or its collateral can be bad.
-"""
+"""What the vendor of a synthetic world states: TCB info and identity of the quoting enclave, as in Intel's API 4."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from appliance.lab.tee_faults import Faults
 
 COMPONENT_SVNS = (3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0)
 PCE_SVN = 11
 QE_ISV_SVN = 6
 MODULE_SVN = 3
 _LEVEL_AGE = dt.timedelta(days=390)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
-    """What is wrong with the world; the defaults describe a healthy one. Times are seconds.
-
-    Attributes:
-        tcb_status: Status that the TCB info gives to the machine's level.
-        advisories: Advisory ids of that level.
-        newer_level_age_s: When not ``None``, a newer level that is UpToDate exists for so long.
-        qe_status: Status that the QE identity gives to the quoting enclave.
-        module_status: Status that the TCB info gives to the TDX module.
-        collateral_age_s: How long ago collateral was issued; negative for collateral from the future.
-        collateral_lifetime_s: From issue to next update.
-        revoke_pck: The machine's certificate is on the revocation list.
-        revoke_platform_ca: The intermediate authority is on the root's list.
-        numbered_crls: Whether revocation lists carry CRLNumber and the authority key identifier.
-        collateral_fmspc: FMSPC the TCB info speaks of, when it is another one.
-        forge_tcb_info: TCB info is signed by a key outside the chain.
-        sgx_type: Kind of platform in the PCK certificate.
-        dynamic_platform: Flag in the PCK certificate.
-        cached_keys: Flag in the PCK certificate.
-        smt_enabled: Flag in the PCK certificate.
-    """
-
-    tcb_status: str = "UpToDate"
-    advisories: tuple[str, ...] = ()
-    newer_level_age_s: float | None = None
-    qe_status: str = "UpToDate"
-    module_status: str = "UpToDate"
-    collateral_age_s: float = 3600.0
-    collateral_lifetime_s: float = 30 * 86400.0
-    revoke_pck: bool = False
-    revoke_platform_ca: bool = False
-    numbered_crls: bool = True
-    collateral_fmspc: bytes | None = None
-    forge_tcb_info: bool = False
-    sgx_type: int = 1
-    dynamic_platform: bool = True
-    cached_keys: bool = True
-    smt_enabled: bool = True
 
 
 def tcb_info(faults: Faults, fmspc: bytes, issued: dt.datetime, following: dt.datetime, now: float) -> str:

@@ -121,6 +121,10 @@ class Machine:
         """The world's collateral."""
         return self._world.collateral_json()
 
+    def event_log(self) -> bytes:
+        """What this machine measured while it booted."""
+        return self._world.event_log()
+
     @property
     def image(self) -> bytes:
         """The image hash that a verifier will see, 32 bytes."""

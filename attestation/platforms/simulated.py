@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 from attestation import quoting
 from attestation.errors import CollectionError
 from attestation.platforms.base import check_report_data
+from attestation.tdx_log import MAX_LOG
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def log_path(socket_path: Path) -> Path:
+    """Where the quoting service at a socket leaves its machine's event log."""
+    return socket_path.with_name(socket_path.name + ".log.cbor")
 
 
 class SimulatedTdx:
@@ -47,3 +53,20 @@ class SimulatedTdx:
                 f"quoting service at {self._path} gives no quote: {type(error).__name__}",
                 hint="is the lab's quoting service running?",
             ) from None
+
+    async def event_log(self) -> bytes | None:
+        """The machine's event log; see :class:`attestation.platforms.base.EventLogPlatform`."""
+        return await asyncio.to_thread(_read, log_path(self._path))
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_LOG + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CollectionError(f"event log {path} cannot be read: {error.strerror}") from None
+    if len(data) > MAX_LOG:
+        raise CollectionError(f"event log {path} has more than {MAX_LOG} bytes")
+    return data
