@@ -1,19 +1,30 @@
 """Collateral of TDX machines from Intel's service or a cache of it (PCS and PCCS, API version 4).
 
-In: FMSPC and issuing authority. Out: the JSON form of ``dcap_qvl.QuoteCollateralV3``.
+In: FMSPC and issuing authority. Out: the JSON form of ``dcap_qvl.QuoteCollateralV3``. Intel's own service needs no key
+for these questions; the root's revocation list it serves under another name than a cache does.
 """
 
 from __future__ import annotations
 
-import asyncio
-import http.client
 import json
-import ssl
 import urllib.parse
+from typing import TYPE_CHECKING, Final
 
+from attestation.collateral.errors import MalformedAnswerError
+from attestation.collateral.exchange import Address, Question
 from attestation.collateral.sources import check_platform
+from attestation.collateral.web import Patience, WebClient, together
 from attestation.dcap import MAX_COLLATERAL
-from attestation.errors import CollateralError
+
+if TYPE_CHECKING:
+    from attestation.collateral.exchange import Reply
+
+INTEL_PCS: Final = "https://api.trustedservices.intel.com"
+INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
+_UNKNOWN = (
+    "404: the service does not know this platform; if its host says that the platform is not registered (0xe011), it "
+    "has to be registered with Intel first, and a cache has to be filled for it"
+)
 
 
 class PccsCollateral:
@@ -21,17 +32,20 @@ class PccsCollateral:
 
     Args:
         url: ``http`` or ``https`` address of the service; ``http`` is fine for a cache, since all of it is signed.
-        timeout: Seconds for each of the four requests.
+        timeout: Seconds without a byte after which a request is given up, where ``client`` is not given.
+        client: Asks; made with the environment's proxies otherwise.
+        root_crl: Address of the root's revocation list; None asks Intel's where ``url`` is Intel's, else the service.
     """
 
-    def __init__(self, url: str, *, timeout: float = 10.0) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise CollateralError(f"collateral service {url!r}, expected an http or https address")
-        self._secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname, parts.port
-        self._prefix = parts.path.rstrip("/")
-        self._timeout = timeout
+    def __init__(
+        self, url: str, *, timeout: float = 10.0, client: WebClient | None = None, root_crl: str | None = None
+    ) -> None:
+        self.host = Address.parse(url).host
+        self._url = url.rstrip("/")
+        self._client = client or WebClient(patience=Patience(silence=timeout))
+        own = self._url == INTEL_PCS
+        self._root_crl = root_crl or (INTEL_ROOT_CRL if own else f"{self._url}/sgx/certification/v4/rootcacrl")
+        Address.parse(self._root_crl)
 
     async def get(self, fmspc: str, ca: str) -> bytes:
         """Fetch revocation lists, TCB info and QE identity.
@@ -40,62 +54,42 @@ class PccsCollateral:
             CollateralError: The service is out of reach, refuses, or sends what cannot be collateral.
         """
         check_platform(fmspc, ca)
-        return await asyncio.to_thread(self._fetch, fmspc, ca)
-
-    def _fetch(self, fmspc: str, ca: str) -> bytes:
-        pck_crl, pck_chain = self._request(
-            f"/sgx/certification/v4/pckcrl?ca={ca}&encoding=der", "SGX-PCK-CRL-Issuer-Chain"
+        pck_crl, root_crl, tcb, qe = await together(
+            self._ask(f"/sgx/certification/v4/pckcrl?ca={ca}&encoding=der", f"the revocation list of {ca} keys"),
+            self._client.ask(Question(self._root_crl, "the root's revocation list", MAX_COLLATERAL)),
+            self._ask(f"/tdx/certification/v4/tcb?fmspc={fmspc}", f"the TCB info of {fmspc}"),
+            self._ask("/tdx/certification/v4/qe/identity", "the quoting enclave's identity"),
         )
-        root_crl, _ = self._request("/sgx/certification/v4/rootcacrl", None)
-        tcb, tcb_chain = self._request(f"/tdx/certification/v4/tcb?fmspc={fmspc}", "TCB-Info-Issuer-Chain")
-        qe, qe_chain = self._request("/tdx/certification/v4/qe/identity", "SGX-Enclave-Identity-Issuer-Chain")
-        tcb_info, tcb_signature = _signed_member(tcb, "tcbInfo")
-        identity, identity_signature = _signed_member(qe, "enclaveIdentity")
-        return json.dumps(
+        tcb_info, tcb_signature = _signed_member(tcb.body, "tcbInfo")
+        identity, identity_signature = _signed_member(qe.body, "enclaveIdentity")
+        found = json.dumps(
             {
-                "pck_crl_issuer_chain": pck_chain,
-                "root_ca_crl": _binary(root_crl).hex(),
-                "pck_crl": _binary(pck_crl).hex(),
-                "tcb_info_issuer_chain": tcb_chain,
+                "pck_crl_issuer_chain": self._chain(pck_crl, "SGX-PCK-CRL-Issuer-Chain"),
+                "root_ca_crl": _binary(root_crl.body).hex(),
+                "pck_crl": _binary(pck_crl.body).hex(),
+                "tcb_info_issuer_chain": self._chain(tcb, "TCB-Info-Issuer-Chain"),
                 "tcb_info": tcb_info,
                 "tcb_info_signature": tcb_signature,
-                "qe_identity_issuer_chain": qe_chain,
+                "qe_identity_issuer_chain": self._chain(qe, "SGX-Enclave-Identity-Issuer-Chain"),
                 "qe_identity": identity,
                 "qe_identity_signature": identity_signature,
             }
         ).encode()
+        if len(found) > MAX_COLLATERAL:
+            raise MalformedAnswerError(f"collateral of {len(found)} bytes, at most {MAX_COLLATERAL} are used")
+        return found
 
-    def _request(self, path: str, chain_header: str | None) -> tuple[bytes, str]:
-        connection: http.client.HTTPConnection
-        if self._secure:
-            context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
-        else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
-        try:
-            connection.request("GET", self._prefix + path, headers={"Connection": "close"})
-            response = connection.getresponse()
-            body = response.read(MAX_COLLATERAL + 1)
-            chain = response.getheader(chain_header, "") if chain_header else ""
-        except (OSError, http.client.HTTPException) as error:
-            raise CollateralError(
-                f"collateral service {self._host} does not answer {path}: {type(error).__name__}",
-                hint="check the network, or use collateral from a file",
-            ) from None
-        finally:
-            connection.close()
-        if response.status != http.HTTPStatus.OK:
-            raise CollateralError(
-                f"collateral service {self._host} answers {path} with status {response.status}, expected 200",
-                hint="404: the service does not know this platform"
-                if response.status == http.HTTPStatus.NOT_FOUND
-                else "",
+    async def _ask(self, path: str, what: str) -> Reply:
+        return await self._client.ask(Question(self._url + path, what, MAX_COLLATERAL, missing=_UNKNOWN))
+
+    def _chain(self, reply: Reply, header: str) -> str:
+        chain = urllib.parse.unquote(reply.headers.get(header.lower(), ""))
+        if not chain:
+            raise MalformedAnswerError(
+                f"collateral service {self.host} answers without issuer chain: no header {header}",
+                hint="a proxy that drops headers, or no such service",
             )
-        if len(body) > MAX_COLLATERAL or (chain_header and not chain):
-            raise CollateralError(
-                f"collateral service {self._host} answers {path} without issuer chain or with too much"
-            )
-        return body, urllib.parse.unquote(chain)
+        return chain
 
 
 def _signed_member(body: bytes, name: str) -> tuple[str, str]:
@@ -105,11 +99,11 @@ def _signed_member(body: bytes, name: str) -> tuple[str, str]:
         signature = json.loads(text)["signature"]
         bytes.fromhex(signature)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise CollateralError(f"answer with {name} is not a signed JSON object") from None
+        raise MalformedAnswerError(f"answer with {name} is not a signed JSON object") from None
     start = text.find(f'"{name}":')
     end = text.rfind(',"signature"')
     if start < 0 or end < start:
-        raise CollateralError(f"answer holds no {name} followed by its signature")
+        raise MalformedAnswerError(f"answer holds no {name} followed by its signature")
     return text[start + len(name) + 3 : end].strip(), signature
 
 

@@ -1,13 +1,13 @@
-"""Collateral kept in memory, asked for once however many wait for it."""
+"""Collateral of TDX machines kept in memory, asked for once however many wait for it."""
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
 from typing import TYPE_CHECKING
 
-from attestation.errors import CollateralError
-from attestation.lru import BoundedCache
+from attestation.collateral.dates import Validity
+from attestation.collateral.keeper import Keeper, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,13 +41,9 @@ class CachedCollateral:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._source = source
-        self._max_age = max_age
-        self._retry = retry
-        self._max_asked = max_asked
-        self._clock = clock
-        self._kept: BoundedCache[tuple[float, bytes]] = BoundedCache(limit)
-        self._failed: BoundedCache[CollateralError] = BoundedCache(limit)
-        self._asked: dict[bytes, asyncio.Task[bytes]] = {}
+        self._keeper = Keeper(
+            max_ages={"tdx": max_age}, dates=_undated, retry=retry, limit=limit, max_asked=max_asked, clock=clock
+        )
 
     async def get(self, fmspc: str, ca: str) -> bytes:
         """Return what is kept, or ask the source.
@@ -55,40 +51,10 @@ class CachedCollateral:
         Raises:
             CollateralError: The source has none, failed a moment ago, or is asked for too many platforms.
         """
-        now = self._clock()
-        key = f"{fmspc}-{ca}".encode()
-        kept = self._kept.get(key)
-        if kept is not None and now - kept[0] < self._max_age:
-            return kept[1]
-        try:
-            return await asyncio.shield(self._ask(key, fmspc, ca, now))
-        except CollateralError:
-            if kept is not None:
-                return kept[1]
-            raise
+        wanted = Wanted("tdx", f"{fmspc}-{ca}", "", lambda: self._source.get(fmspc, ca))
+        return await self._keeper.get(wanted)
 
-    def _ask(self, key: bytes, fmspc: str, ca: str, now: float) -> asyncio.Task[bytes]:
-        """Everybody who waits for a platform waits for the same question."""
-        failure = self._failed.get(key, now)
-        if failure is not None:
-            raise CollateralError(failure.message, hint=failure.hint)
-        asked = self._asked.get(key)
-        if asked is None:
-            if len(self._asked) >= self._max_asked:
-                raise CollateralError(
-                    f"collateral of {len(self._asked)} platforms is being fetched", hint="try again later"
-                )
-            asked = asyncio.get_running_loop().create_task(self._fetch(key, fmspc, ca))
-            self._asked[key] = asked
-        return asked
 
-    async def _fetch(self, key: bytes, fmspc: str, ca: str) -> bytes:
-        try:
-            collateral = await self._source.get(fmspc, ca)
-        except CollateralError as error:
-            self._failed.put(key, error, self._clock() + self._retry)
-            raise
-        finally:
-            del self._asked[key]
-        self._kept.put(key, (self._clock(), collateral))
-        return collateral
+def _undated(_: str, __: bytes) -> Validity:
+    """A source's answer is looked at by the verifier alone."""
+    return Validity(0.0, math.inf)
