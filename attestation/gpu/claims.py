@@ -34,7 +34,7 @@ class MultiGpu(enum.Enum):
     """Single-GPU passthrough: the driver encrypts what crosses PCIe."""
 
     PROTECTED_PCIE = "protected pcie"
-    """Hopper, eight GPUs with their switches: PCIe and NVLink are not encrypted, the fabric is locked."""
+    """Hopper, eight GPUs with their switches: PCIe is encrypted, NVLink is not, and the switches are locked."""
 
     PASSTHROUGH = "multi-gpu passthrough"
     """Blackwell, encrypted NVLink."""
