@@ -40,8 +40,8 @@ ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 DRIVER = "550.90.07"
 VBIOS = "96.00.9F.00.01"
 SWITCH_BIOS = "96.10.6D.00.01"
-_DEVTOOLS_INDEX = 32
-"""Where a machine with developer tools measures something else in this world: firmware that lets debuggers in."""
+_MODE_INDEX = 9
+"""Which measurement, as manifests count, covers the confidential-computing mode: with developer tools it is another."""
 
 _OWN_INDEX = 41
 """An index that no manifest names and that differs from device to device."""
@@ -196,7 +196,7 @@ class SyntheticGpus:
         more = {_OWN_INDEX: hashlib.sha384(device.pdi).digest()}
         wrong = set(self.attack.mismatched if device is self._answering(self.attack.target) else ())
         if self.attack.mode is Mode.DEVTOOLS:
-            wrong.add(_DEVTOOLS_INDEX)
+            wrong.add(_MODE_INDEX)
         more |= {index: hashlib.sha384(b"something else" + os.urandom(8)).digest() for index in wrong}
         measured = measured_values(values, GPU_MEASUREMENTS, more)
         return measured, self._board.fields(device, measured)

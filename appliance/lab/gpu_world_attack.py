@@ -100,10 +100,14 @@ class RimFault(enum.Enum):
     """The signature carries its own key instead of certificates."""
     NOT_A_SIGNER = enum.auto()
     """Signed by a genuine device's attestation key instead of the manifests' signer."""
+    SIGNED_BY_RESPONDER = enum.auto()
+    """Signed by the key with which the vendor answers about revocation, under the right root."""
+    SIGNED_BY_AUTHORITY = enum.auto()
+    """Signed by the authority above the signer, whose key is for certificates."""
     DUPLICATE_INDEX = enum.auto()
     """One index has two entries."""
     CONFLICTING = enum.auto()
-    """An index of the driver's manifest is active in the VBIOS's too."""
+    """An index of the other manifest is active in this one too, with the same value."""
     NOTHING_ACTIVE = enum.auto()
     """No entry is active: there is nothing to compare."""
     MANY_ALTERNATIVES = enum.auto()

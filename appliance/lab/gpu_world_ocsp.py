@@ -85,7 +85,7 @@ class Responder:
             busy = ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
             return busy.public_bytes(Encoding.DER)
         about = other if fault is OcspFault.OTHER_CERTIFICATE and other is not None else subject
-        delegate, key = self._delegate(subject.issuer, now, fault)
+        delegate, key = self.delegate(subject.issuer, now, fault)
         made, until = _times(now, fault)
         status, reason = _STATUS.get(fault, (ocsp.OCSPCertStatus.GOOD, None))
         builder = (
@@ -108,9 +108,10 @@ class Responder:
         response = builder.sign(key, hashes.SHA384()).public_bytes(Encoding.DER)
         return _flipped(response) if fault is OcspFault.BAD_SIGNATURE else response
 
-    def _delegate(
-        self, issuer: Authority, now: dt.datetime, fault: OcspFault
+    def delegate(
+        self, issuer: Authority, now: dt.datetime, fault: OcspFault = OcspFault.NONE
     ) -> tuple[x509.Certificate, EllipticCurvePrivateKey]:
+        """Who answers for an authority: certificate and key."""
         kind = fault if fault in _OTHER_DELEGATES else OcspFault.NONE
         at = (der(issuer.certificate), kind)
         if at not in self._delegates:

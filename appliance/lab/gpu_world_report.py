@@ -179,7 +179,7 @@ class Report:
         if fault is ReportFault.RENAMED:
             message = message[:4] + self.nonce + message[36:]
         if fault is ReportFault.ALTERED:
-            at = 37 + 8 + 7  # the first digest: after the request, the response's head and the block's head
+            at = 37 + 8 + len(self.measured) * (7 + DIGEST_BYTES) - 1  # the last digest, which no manifest names
             message = message[:at] + bytes([message[at] ^ 1]) + message[at + 1 :]
         whole = message + signature
         if fault is ReportFault.TRUNCATED:
@@ -199,8 +199,8 @@ def _gpu_vbios(version: str) -> bytes:
 
 
 def _links(switches: tuple[bytes, ...]) -> bytes:
-    """Which switch is at the other end of each link."""
-    return b"".join(switches[link % len(switches)] for link in range(_LINKS))
+    """Which switch is at the other end of each link; identifiers are little-endian here, big-endian in switches."""
+    return b"".join(switches[link % len(switches)][::-1] for link in range(_LINKS))
 
 
 def measured_values(golden: Mapping[int, Sequence[bytes]], count: int, more: Mapping[int, bytes]) -> list[bytes]:

@@ -129,8 +129,6 @@ class Manifest:
     def _entry(self, index: int, fault: RimFault) -> str:
         found = self.values.get(index)
         active = found is not None and fault is not RimFault.NOTHING_ACTIVE
-        if fault is RimFault.CONFLICTING and index == min(set(DRIVER_ALTERNATIVES) - set(self.values), default=-1):
-            found, active = (b"\xab" * DIGEST_BYTES,), True
         claimed = 1_000_000 if fault is RimFault.MANY_ALTERNATIVES and active else None
         return _resource(index, found or (bytes(DIGEST_BYTES),), active=active, claimed=claimed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -140,14 +141,15 @@ class GpuVendor:
             ("vbios", Manifest(vbios_id, chip, board.vbios, self.vbios_values(board))),
         ]
         if switch_bios:
+            rim_id, product = switch_rim_id(switch_bios), LS10.name.replace("_", "")
             values = self.switch_values(switch_bios)
-            rim_id = switch_rim_id(switch_bios)
-            wanted.append(("vbios", Manifest(rim_id, LS10.name, switch_bios, values, "NVSwitch", SWITCH_MEASUREMENTS)))
+            wanted.append(("vbios", Manifest(rim_id, product, switch_bios, values, "NVSwitch", SWITCH_MEASUREMENTS)))
         found = {}
         for role, manifest in wanted:
             fault = attack.rim if role == attack.rim_of else RimFault.NONE
+            values = self.vbios_values(board) if role == "driver" else self.driver_values(board.driver)
             if fault is not RimFault.MISSING:
-                found[manifest.rim_id] = self._manifest(role, manifest, fault)
+                found[manifest.rim_id] = self._manifest(role, manifest, fault, values)
         return found
 
     def subjects(self, devices: Mapping[Device, Chip], attack: GpuAttack, target: Device | None) -> list[Subject]:
@@ -190,23 +192,29 @@ class GpuVendor:
             other = Subject(self._rim_issuer.certificate, self._rim_ca, "")
         return self._responder.answer(subject, self._now(), fault, other, nonce)
 
-    def _manifest(self, role: str, manifest: Manifest, fault: RimFault) -> bytes:
+    def _manifest(
+        self, role: str, manifest: Manifest, fault: RimFault, others: Mapping[int, tuple[bytes, ...]]
+    ) -> bytes:
+        """A signed manifest; ``others`` are the golden values of the other manifest that a device needs."""
         signer = self._signer(role, fault)[0]
+        if fault is RimFault.CONFLICTING:
+            index = min(others.keys() - manifest.values.keys())
+            manifest = replace(manifest, values={**manifest.values, index: others[index]})
         if fault is RimFault.OTHER_VERSION:
             digits = manifest.version[:-1] + ("0" if manifest.version[-1] != "0" else "1")
-            manifest = Manifest(manifest.rim_id, manifest.chip, digits, manifest.values)
+            manifest = replace(manifest, version=digits)
         if fault is RimFault.OTHER_CHIP:
-            manifest = Manifest(manifest.rim_id, "GB100", manifest.version, manifest.values)
+            manifest = replace(manifest, chip="GB100")
         return manifest.signed(signer, fault)
 
     def _signer(self, role: str, fault: RimFault) -> tuple[Signer, Subject]:
         """Who signs the manifests of a role: made when first needed; a fault of the signer makes another."""
         kind = fault if fault in _SIGNER_FAULTS else RimFault.NONE
         if (role, kind) not in self._signers:
-            self._signers[role, kind] = self._make_signer(kind)
+            self._signers[role, kind] = self._make_signer(role, kind)
         return self._signers[role, kind]
 
-    def _make_signer(self, fault: RimFault) -> tuple[Signer, Subject]:
+    def _make_signer(self, role: str, fault: RimFault) -> tuple[Signer, Subject]:
         issuers = (self._rim_issuer, self._rim_ca, self._rim_root)
         if fault is RimFault.FORGED:
             root = Authority(self._rim_root.subject, self._rim_root.valid)
@@ -215,7 +223,14 @@ class GpuVendor:
         if fault is RimFault.NOT_A_SIGNER:
             device = self.make(GH100, hashlib.sha384(b"firmware").digest())
             chain = self.chain(GH100, device)
-            return Signer(device.key, chain), Subject(device.rom.certificate, self._provisioner(GH100), "vbios")
+            return Signer(device.key, chain), Subject(device.rom.certificate, self._provisioner(GH100), role)
+        if fault is RimFault.SIGNED_BY_RESPONDER:
+            delegate, key = self._responder.delegate(self._rim_issuer, self._now())
+            chain = (delegate, *(issuer.certificate for issuer in issuers))
+            return Signer(key, chain), Subject(delegate, self._rim_issuer, role)
+        if fault is RimFault.SIGNED_BY_AUTHORITY:
+            chain = tuple(issuer.certificate for issuer in issuers)
+            return Signer(self._rim_issuer.key, chain), Subject(self._rim_issuer.certificate, self._rim_ca, role)
         since = self._now() - 300 * _DAY
         if fault is RimFault.EXPIRED:
             since = self._now() - _SIGNER_LIFE - _DAY
@@ -229,7 +244,7 @@ class GpuVendor:
         ]
         leaf = issuers[0].issue(name("HCC RIM L4 Signer"), key, Valid(since, since + _SIGNER_LIFE), extensions)
         chain = (leaf, *(issuer.certificate for issuer in issuers))
-        return Signer(key, chain), Subject(leaf, issuers[0], "")
+        return Signer(key, chain), Subject(leaf, issuers[0], role)
 
     def _identity(self, chip: Chip) -> Authority:
         generation = "GB100" if chip is GB100 else "GH100"
@@ -249,7 +264,16 @@ class GpuVendor:
         return dt.datetime.fromtimestamp(self._clock(), dt.UTC).replace(microsecond=0)
 
 
-_SIGNER_FAULTS = frozenset({RimFault.FORGED, RimFault.NOT_A_SIGNER, RimFault.EXPIRED, RimFault.FUTURE})
+_SIGNER_FAULTS = frozenset(
+    {
+        RimFault.FORGED,
+        RimFault.NOT_A_SIGNER,
+        RimFault.SIGNED_BY_RESPONDER,
+        RimFault.SIGNED_BY_AUTHORITY,
+        RimFault.EXPIRED,
+        RimFault.FUTURE,
+    }
+)
 
 
 def asked_for(request: bytes, subjects: list[Subject]) -> tuple[Subject | None, bytes | None]:
