@@ -178,7 +178,7 @@ def _counted(name: str, kind: str, least: int, most: int, subject: Subject) -> F
     def look(devices: tuple[GpuClaims, ...]) -> Finding:
         found = sum(device.kind == kind for device in devices)
         return finding(
-            name, least <= found <= most, str(found), expected, "show every device, and only this machine's", why
+            name, least <= found <= most, str(found), expected, "show every device, and only this machine's", why=why
         )
 
     return looked(name, expected, subject, look)

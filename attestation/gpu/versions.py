@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import TYPE_CHECKING, Literal
 
-from attestation.errors import EvidenceError
+from attestation.errors import EvidenceError, PolicyError
 from attestation.gpu.devices import finding, gpus_of, looked
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _range_in_words(rule: DriverRange | VbiosRange) -> str:
 
 def _check_range(least: str, most: str, base: Base) -> None:
     if least and most and Version.parse(least, base) > Version.parse(most, base):
-        raise EvidenceError(f"versions from {least} to {most} allow nothing", hint="exchange the bounds")
+        raise PolicyError(f"versions from {least} to {most} allow nothing", hint="exchange the bounds")
 
 
 def _listed(texts: Iterable[str]) -> str:
