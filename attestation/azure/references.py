@@ -16,8 +16,8 @@ PLATFORM = "azure"
 MICROSOFT_ID_KEYS = frozenset(
     {bytes.fromhex("0356215882a825279a85b300b0b742931d113bf7e32dde2e50ffde7ec743ca491ecdd7f336dc28a6e0b2bb57af7a44a3")}
 )
-"""SHA-384 of the key that signs the ID blocks of Azure's paravisors, as tokens of Microsoft's attestation service name it
-for production machines (``x-ms-sevsnpvm-idkeydigest``). Earlier paravisors had others: a policy may list them."""
+"""SHA-384 of the key that signs the ID blocks of Azure's paravisors, as tokens of Microsoft's attestation service name
+it for production machines (``x-ms-sevsnpvm-idkeydigest``). Earlier paravisors had others: a policy may list them."""
 
 
 def image_hash(measurement: bytes, registers: Mapping[int, bytes]) -> bytes:

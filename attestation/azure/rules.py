@@ -1,5 +1,4 @@
-"""The rules about an Azure machine; what the processor says of its paravisor, and the vTPM of what was booted, is judged
-by the rules for those.
+"""The rules about an Azure machine; its processor's report and its vTPM are judged by the rules for those.
 
 Three parties have a say in an Azure machine: AMD's processor, the paravisor that Microsoft signs, and the image. The
 first is judged as on any SEV-SNP machine; the second by who signed it, and by the image hash, which covers its
@@ -53,9 +52,9 @@ class OfVtpm:
 class UserData:
     """The processor made its report for this very question: the runtime data holds the report data.
 
-    A vTPM's quote is fresh by what it was asked for; the processor's report under it is as old as the runtime data says.
-    An old one proves that this key was once made by a paravisor of that measurement and patch level, not that it still
-    is there. Certificates carry no fresh report: for them nothing is said.
+    A vTPM's quote is fresh by what it was asked for; the processor's report under it may be of any age. An old one
+    proves that this key was once held by a paravisor of that measurement and patch level, not that it still is.
+    Certificates carry no fresh report: for them nothing is said.
 
     Attributes:
         demanded: Whether fresh evidence needs it; early paravisors have no user data.
@@ -115,9 +114,9 @@ def azure_rules(
     """The rules of an Azure machine.
 
     Args:
-        snp: Rules for the processor's report (:func:`attestation.snp.rules.snp_rules`); by default those of a production
-            guest at privilege level 0, with an ID block that Microsoft signed. The one about report data is left out:
-            that is the runtime data's hash here.
+        snp: Rules for the processor's report (:func:`attestation.snp.rules.snp_rules`); by default those of a
+            production guest at privilege level 0, with an ID block that Microsoft signed. The one about report data is
+            left out: that is the runtime data's hash here.
         references: The images that it may have booted; without any, the image hash alone says.
         user_data: Whether the processor's report has to be fresh; it has to by default.
         settings: What the machine's settings have to be; by default that it has a vTPM.
