@@ -6,7 +6,7 @@ import http.client
 import socket
 import ssl
 import urllib.parse
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -110,7 +110,7 @@ class Exchange:
         self._proxy = proxy
         self._silence = silence
         self._tls = tls
-        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None  # of its own: the client lets go of it when the body begins
         self._abandoned = False
 
     def run(self) -> Reply:
@@ -128,17 +128,16 @@ class Exchange:
     def abort(self) -> None:
         """Make a thread that waits for the service stop waiting; harmless when there is none."""
         self._abandoned = True
-        taken = self._connection.sock if self._connection is not None else None
-        if taken is not None:
+        if self._socket is not None:
             with suppress(OSError):  # not SSLSocket.shutdown: it takes the TLS state from the thread that reads
-                socket.socket.shutdown(taken, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _run(self) -> Reply:
         question, address = self._question, self._address
         target, connection = self._open()
-        self._connection = connection
         try:
             connection.connect()
+            self._socket = connection.sock
             if self._abandoned:
                 raise TimeoutError
             headers = {"Connection": "close", "Accept": question.accept, "User-Agent": _AGENT}
@@ -148,12 +147,12 @@ class Exchange:
                 headers["Proxy-Authorization"] = self._proxy.credentials
             method = "GET" if question.body is None else "POST"
             connection.request(method, target, body=question.body, headers=headers)
-            response = connection.getresponse()
-            found: dict[str, str] = {}
-            for name, value in response.getheaders():
-                found.setdefault(name.lower(), value)
-            body = self._read(response, found) if response.status == http.HTTPStatus.OK else b""
-            return Reply(response.status, found, body)
+            with closing(connection.getresponse()) as response:
+                found: dict[str, str] = {}
+                for name, value in response.getheaders():
+                    found.setdefault(name.lower(), value)
+                body = self._read(response, found) if response.status == http.HTTPStatus.OK else b""
+                return Reply(response.status, found, body)
         finally:
             connection.close()
 
