@@ -9,6 +9,7 @@ from attestation.platforms.base import Platform
 from attestation.platforms.detect import Detection, detect
 from attestation.platforms.fake_tdx import FakeTdx
 from attestation.platforms.simulated import SimulatedTdx
+from attestation.platforms.snp import Snp
 from attestation.platforms.tdx import ConfigfsTdx, open_tdx
 from attestation.platforms.tpm import Tpm
 
@@ -18,6 +19,7 @@ __all__ = [
     "FakeTdx",
     "Platform",
     "SimulatedTdx",
+    "Snp",
     "Tpm",
     "detect",
     "open_platform",
@@ -35,9 +37,10 @@ def open_platform(
     """A platform by its name.
 
     Args:
-        name: ``tdx``, ``simulated``, ``fake_tdx``, ``tpm``; ``none`` or the policy ``any`` for no evidence at all.
-        quote_source: For ``simulated`` the quoting service's socket, for ``tdx`` another configfs directory, for
-            ``tpm`` another directory for key and certificates.
+        name: ``tdx``, ``snp``, ``simulated``, ``fake_tdx``, ``tpm``; ``none`` or the policy ``any`` for no evidence at
+            all.
+        quote_source: For ``simulated`` the quoting service's socket, for ``tdx`` and ``snp`` another configfs
+            directory, for ``tpm`` another directory for key and certificates.
         directory: For ``tpm`` where key and certificates are kept.
         attestation_ca: For ``tpm`` the authority's address.
         tcti: For ``tpm`` another TPM than the kernel's resource manager, as tpm2-tools name it.
@@ -58,9 +61,11 @@ def open_platform(
         return SimulatedTdx(Path(quote_source))
     if name == "tdx":
         return open_tdx(Path(quote_source)) if quote_source else open_tdx()
+    if name == "snp":
+        return Snp(Path(quote_source)) if quote_source else Snp()
     if name == "tpm":
         kept = Path(quote_source) if quote_source else directory
         if kept is None:
             raise CollectionError("platform 'tpm' without a directory for its key and certificates")
         return Tpm(tcti, kept, attestation_ca)
-    raise CollectionError(f"no platform is called {name!r}", hint="tdx, simulated, fake_tdx, tpm or none")
+    raise CollectionError(f"no platform is called {name!r}", hint="tdx, snp, simulated, fake_tdx, tpm or none")

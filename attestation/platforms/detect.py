@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-PlatformName = Literal["tdx", "tpm", "none"]
+PlatformName = Literal["tdx", "snp", "tpm", "none"]
 _MAX_READ = 64 * 1024
 
 
@@ -55,7 +55,7 @@ def detect(root: Path = Path("/")) -> Detection:
         root: Where the machine's file systems are, another one in tests.
     """
     tdx, snp, tpm = _tdx(root), _snp(root), _tpm(root)
-    chosen: PlatformName = "tdx" if tdx.usable else "tpm" if tpm.usable else "none"
+    chosen: PlatformName = "tdx" if tdx.usable else "snp" if snp.usable else "tpm" if tpm.usable else "none"
     return Detection(chosen, (tdx, snp, tpm))
 
 
@@ -70,9 +70,17 @@ def _tdx(root: Path) -> Finding:
 
 
 def _snp(root: Path) -> Finding:
-    if (root / "dev/sev-guest").exists():
-        return Finding("snp", True, False, "/dev/sev-guest is there; this version makes no SEV-SNP evidence")
-    return Finding("snp", False, False, "no /dev/sev-guest")
+    """The firmware's own interfaces, which a guest under a paravisor may lack."""
+    device = (root / "dev/sev-guest").exists()
+    reports = (root / "sys/kernel/config/tsm/report").is_dir()
+    flagged = " sev_snp" in _text(root / "proc/cpuinfo")
+    if device:
+        where = "configfs and /dev/sev-guest" if reports else "/dev/sev-guest, without configfs"
+        return Finding("snp", True, True, f"an SEV-SNP guest with {where}")
+    if flagged:
+        why = "the processor says SEV-SNP, without /dev/sev-guest: load sev-guest, unless a paravisor keeps it"
+        return Finding("snp", True, False, why)
+    return Finding("snp", False, False, "no /dev/sev-guest, and the processor does not say SEV-SNP")
 
 
 def _tpm(root: Path) -> Finding:

@@ -185,7 +185,8 @@ def machine(root: Path, *paths: str, **texts: str) -> Path:
             "tdx: yes (a TDX guest",
         ),
         ((), {"cpuinfo": "flags : fpu tdx_guest\n"}, "none", "tdx: found, not usable (a TDX guest without"),
-        (("dev/sev-guest",), {}, "none", "snp: found, not usable (/dev/sev-guest is there"),
+        (("dev/sev-guest",), {}, "snp", "snp: yes (an SEV-SNP guest with /dev/sev-guest"),
+        ((), {"cpuinfo": "flags : fpu sev_snp\n"}, "none", "snp: found, not usable (the processor says SEV-SNP"),
     ],
 )
 def test_detection_says_what_it_found_and_why(
