@@ -1,0 +1,188 @@
+"""From a checked policy document to a policy: each key becomes one small rule, named in the verdict.
+
+In: a document, its directory, a registry view. Out: a :class:`~attestation.policy.Policy`. On the platforms that a
+policy takes, the rules of a healthy production machine always hold; a section replaces what it states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attestation import dcap
+from attestation.policies import machines, require
+from attestation.policies.files import read_root, references_of
+from attestation.policies.model import SECTIONS
+from attestation.policies.platforms import Azure, Gcp, Snp, Tdx, Tpm
+from attestation.policies.rules import (
+    Alternative,
+    Anchored,
+    EventsAre,
+    ImageRegistered,
+    ImageStated,
+    NotNeeded,
+    OnPlatform,
+    ReferenceSet,
+    RegistersAre,
+)
+from attestation.policies.types import PLATFORMS
+from attestation.policy import Policy, for_name, root_key_id
+from attestation.rules import AllOf, AnyOf, ByPlatform, InGroup, MaxAge, StatementImage, StatementValues
+from attestation.tdx_log_rules import log_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from attestation.policies.model import Demands, EventLogDemands, Measurements, PolicyDocument, SignedManifest
+    from attestation.rules import RegistryView, Rule
+
+_TDX = ("tdx", "gcp")
+_PCR = ("tpm", "azure", "gcp")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What whoever verifies adds to a document.
+
+    Attributes:
+        directory: Relative paths are taken from it.
+        registry: The proven view of the root contract, ``None`` if there is none.
+        manifests: Signed manifests besides the document's own.
+    """
+
+    directory: Path = Path()
+    registry: RegistryView | None = None
+    manifests: tuple[SignedManifest, ...] = ()
+
+
+def build(document: PolicyDocument, given: Given) -> Policy:
+    """Make the policy of a document.
+
+    Raises:
+        PolicyError: A file that it names cannot be read, or a manifest's signatures do not hold.
+        AttestationError: Simulated roots are none, or too many.
+    """
+    base, roots = _base(document, given)
+    tdx_section = document.tdx or Tdx()
+    tdx = machines.tdx_rules(tdx_section, roots)
+    snp = document.snp or Snp()
+    by_platform: dict[str, Rule] = {
+        "tdx": AllOf(tdx),
+        "snp": AllOf(machines.snp_section(snp)),
+        "azure": AllOf(machines.azure_section(document.azure or Azure(), snp)),
+        "gcp": AllOf(machines.gcp_section(document.gcp or Gcp(), tdx)),
+        "tpm": AllOf(machines.tpm_section(document.tpm or Tpm())),
+    }
+    rules: list[Rule] = [
+        ByPlatform({name: by_platform[name] for name in document.platforms}),
+        StatementImage(),
+        *_demands(document, given),
+        *_fresh(document),
+    ]
+    if document.gpu is not None:
+        rules.append(InGroup("gpu", AllOf(machines.gpu_section(document.gpu))))
+    required = document.event_log is not None and document.event_log.required
+    rules.append(OnPlatform(("tdx",), log_rules(required=required)))
+    rules += _left_out(document)
+    return Policy(document.name, base.assurance, base.reader, AllOf(tuple(rules)), base.devices)
+
+
+def _base(document: PolicyDocument, given: Given) -> tuple[Policy, frozenset[bytes]]:
+    """Readers and roots: the makers' own, or those of a run."""
+    padding = document.tdx is not None and document.tdx.zero_padding
+    if document.simulated is None:
+        return for_name("tdx", zero_padding=padding), frozenset({dcap.INTEL_ROOT_KEY_ID})
+    paths = document.simulated
+    tdx, tpm = (tuple(read_root(given.directory / path) for path in found) for found in (paths.tdx, paths.tpm))
+    policy = for_name("simulated", simulated_roots=tdx, tpm_roots=tpm, zero_padding=padding)
+    return policy, frozenset(map(root_key_id, tdx))
+
+
+def _demands(demands: Demands, given: Given) -> list[Rule]:
+    """The rules that a whole document and its parts make in the same way."""
+    rules: list[Rule] = []
+    if demands.measurements is not None:
+        rules.append(_measurements(demands.measurements, given))
+    if demands.workload is not None:
+        rules.append(StatementValues(demands.workload.model_dump(exclude_none=True)))
+    if demands.event_log is not None:
+        rules += _events(demands.event_log)
+    rules += [_part(part.name, part.platforms, part, given) for part in demands.all]
+    if demands.any:
+        rules.append(AnyOf(tuple(_part(part.name, part.platforms, part, given) for part in demands.any)))
+    return rules
+
+
+def _part(name: str, platforms: Sequence[str] | None, part: Demands, given: Given) -> Rule:
+    """A part of ``any`` or ``all``: exactly what it states."""
+    stated: list[tuple[tuple[str, ...], tuple[Rule, ...]]] = []
+    if part.tdx is not None:
+        stated.append((_TDX, machines.stated_tdx(part.tdx)))
+    if part.snp is not None:
+        stated.append((("snp",), machines.stated_snp(part.snp)))
+    if part.azure is not None:
+        stated.append((("azure",), machines.stated_azure(part.azure)))
+    if part.gcp is not None:
+        stated.append((("gcp",), machines.stated_gcp(part.gcp)))
+    if part.tpm is not None:
+        stated.append((("tpm",), tuple(machines.tpm_section(part.tpm)[-1:]) if part.tpm.machines else ()))
+    rules: list[Rule] = [OnPlatform(platforms_, AllOf(found)) for platforms_, found in stated]
+    if part.gpu is not None:
+        rules.append(InGroup("gpu", AllOf(machines.stated_gpu(part.gpu))))
+    rules += _demands(part, given)
+    own = tuple(dict.fromkeys(platform for names, _ in stated for platform in names))
+    return Alternative(name, tuple(platforms or own or PLATFORMS), AllOf(tuple(rules)))
+
+
+def _measurements(section: Measurements, given: Given) -> Rule:
+    manifests = (*section.manifests, *given.manifests)
+    signed = tuple(reference for manifest in manifests for reference in references_of(manifest, given.directory))
+    stated = tuple(ReferenceSet(entry.platform, entry.name, entry.values) for entry in section.registers)
+    hint = (
+        "another image runs, or the manifest is of another release"
+        if manifests
+        else "name the signed manifest of the release (--manifest FILE --key KEY)"
+    )
+    sources: dict[str, Rule] = {
+        "images": ImageStated(frozenset(section.images)),
+        "registers": RegistersAre("image registers", stated, "another image runs than the policy states"),
+        "signature": RegistersAre("image in a signed manifest", signed, hint),
+        "registry": ImageRegistered(given.registry),
+    }
+    return require.compose(section.expression(), sources)
+
+
+def _events(section: EventLogDemands) -> list[Rule]:
+    return [
+        OnPlatform(
+            _PCR if stated.register_name.startswith("pcr") else _TDX,
+            InGroup(
+                "event log",
+                EventsAre(
+                    register=stated.register_name,
+                    contains=stated.contains,
+                    only=stated.only,
+                    exactly=stated.exactly,
+                ),
+            ),
+        )
+        for stated in section.rules
+    ]
+
+
+def _fresh(document: PolicyDocument) -> list[Rule]:
+    section = document.freshness
+    if section is None:
+        return []
+    rules: list[Rule] = []
+    if section.max_age_s is not None:
+        rules.append(MaxAge(section.max_age_s))
+    if section.anchored:
+        rules.append(InGroup("bundle", Anchored(section.anchored_within_s)))
+    return rules
+
+
+def _left_out(document: PolicyDocument) -> list[Rule]:
+    """What the policy leaves out on purpose, with its reason; what it does not mention is found by the verifier."""
+    return [NotNeeded(section, document.not_needed[section]) for section in SECTIONS if section in document.not_needed]

@@ -1,0 +1,352 @@
+"""Rules that policy files are made of and that belong to no platform: which machines, whose word, which events.
+
+Each says what it saw. What a policy leaves out is listed as unchecked, with the reason where one is stated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from attestation.errors import EvidenceError
+from attestation.rules import Finding, one, short
+from attestation.verdict import NO_ATTESTATION, Check
+from measurements.errors import EventLogError
+from measurements.eventlog import parse_tcg2
+from measurements.tpm import RESET
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from attestation.rules import RegistryView, Rule, Subject
+    from attestation.tpm.reader import TpmClaims
+
+_TDX_REGISTERS = {
+    "mrtd": "mr_td",
+    "mrseam": "mr_seam",
+    "mrconfigid": "mr_config_id",
+    "mrowner": "mr_owner",
+    "mrownerconfig": "mr_owner_config",
+}
+_ANCHOR_WHY = "whoever breaks this kind of machine later can make evidence and date it back to before"
+_IMAGE_WHY = "whoever can choose the image can read what the machine is asked"
+
+
+def registers_of(subject: Subject) -> Mapping[str, bytes]:
+    """The registers that this machine's evidence vouches for, by the names that manifests use."""
+    found: dict[str, bytes] = {}
+    report = subject.gcp.report if subject.gcp is not None else subject.report
+    if report is not None:
+        fields = ("mr_td", "mr_seam", "mr_config_id", "mr_owner", "mr_owner_config", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+        found |= {name: getattr(report, name) for name in fields}
+    snp = subject.azure.snp if subject.azure is not None else subject.snp
+    if snp is not None:
+        found |= {"measurement": snp.report.measurement, "host_data": snp.report.host_data}
+    tpm = _tpm_of(subject)
+    if tpm is not None:
+        found |= {f"pcr{number}": value for number, value in tpm.registers.items()}
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class OnPlatform:
+    """A rule for machines of some platforms; it says nothing of others."""
+
+    platforms: tuple[str, ...]
+    rule: Rule
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Look, if it is one of them."""
+        return self.rule.appraise(subject) if subject.platform in self.platforms else Finding(())
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One way to fulfil a demand: on the named platforms its rule, on every other a failure that says so."""
+
+    name: str
+    platforms: tuple[str, ...]
+    rule: Rule
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Look, if it is for this kind of machine."""
+        seen = subject.platform
+        if seen not in self.platforms:
+            return one(f"alternative {self.name!r}", False, seen, " or ".join(self.platforms), "for other machines")
+        finding = self.rule.appraise(subject)
+        held = Check(f"alternative {self.name!r}", finding.passed, "holds" if finding.passed else "fails", "holds")
+        return Finding((held, *finding.checks), finding.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStated:
+    """The image is one that the policy itself names."""
+
+    images: frozenset[bytes]
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Look the image hash up."""
+        image = subject.image_hash
+        passed = image != NO_ATTESTATION and image in self.images
+        seen = image.hex() if image != NO_ATTESTATION else "not attested"
+        hint = "another image runs, or the policy is older than it"
+        return one("image", passed, seen, f"one of {len(self.images)} that the policy names", hint, why=_IMAGE_WHY)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRegistered:
+    """The image is listed in the root contract on chain; without a view of it nothing is.
+
+    Attributes:
+        registry: The proven view of the root contract, ``None`` where whoever verifies gave none.
+    """
+
+    registry: RegistryView | None = field(hash=False)
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Ask the registry."""
+        image = subject.image_hash
+        if self.registry is None:
+            hint = "this policy asks the root contract: name the network (--network FILE)"
+            return one("image in the registry", False, "the registry was not asked", "listed", hint, why=_IMAGE_WHY)
+        return one(
+            "image in the registry",
+            image != NO_ATTESTATION and self.registry.image_listed(image),
+            image.hex() if image != NO_ATTESTATION else "not attested",
+            "listed in the root contract",
+            "compare the image with the published manifests: measurements differ or the listing is not there yet",
+            why=_IMAGE_WHY,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSet:
+    """Values of registers that belong together.
+
+    Attributes:
+        platform: For machines of this platform.
+        source: Whose they are, for people.
+        values: By register; names as manifests have them.
+    """
+
+    platform: str
+    source: str
+    values: Mapping[str, bytes] = field(hash=False)
+
+    @property
+    def canonical(self) -> dict[str, bytes]:
+        """The values by the names that :func:`registers_of` uses."""
+        if self.platform not in {"tdx", "gcp"}:
+            return dict(self.values)
+        return {_TDX_REGISTERS.get(name, name): value for name, value in self.values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RegistersAre:
+    """The registers hold the values of one reference set; the nearest one is reported, register by register.
+
+    Attributes:
+        name: What the check is called.
+        references: Sets of every platform.
+        hint: What to do when none fits.
+    """
+
+    name: str
+    references: tuple[ReferenceSet, ...]
+    hint: str = ""
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Compare with the reference that differs least."""
+        platform, seen = subject.platform, registers_of(subject)
+        fitting = [reference for reference in self.references if reference.platform == platform]
+        if not fitting:
+            stated = sorted({reference.platform for reference in self.references}) or ["no platform"]
+            expected = f"registers of a {platform} machine"
+            return one(self.name, False, f"registers of {', '.join(stated)}", expected, self.hint, why=_IMAGE_WHY)
+        best = min(fitting, key=lambda reference: len(_differing(reference, seen)))
+        differing = _differing(best, seen)
+        words = f"as {best.source}" if not differing else f"{', '.join(differing)} differ from {best.source}"
+        summary = Check(self.name, not differing, words, f"as {best.source}", self.hint, why=_IMAGE_WHY)
+        values = best.canonical
+        checks = [
+            Check(f"{self.name}: {name}", False, short(seen.get(name, b"")), short(values[name]), self.hint)
+            for name in differing
+        ]
+        left = sorted(name for name in seen if name not in values and any(seen[name]))
+        if left:
+            text = f"{', '.join(left)} hold values that {best.source} does not state"
+            checks.append(Check(f"{self.name}: other registers", True, text, "unchecked", checked=False))
+        return Finding((summary, *checks))
+
+
+@dataclass(frozen=True, slots=True)
+class XfamIs:
+    """XFAM is one of the given values, exactly."""
+
+    allowed: tuple[int, ...]
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Compare all 64 bits."""
+        value = int.from_bytes(subject.report.xfam, "little") if subject.report else 0
+        expected = " or ".join(f"{item:#x}" for item in self.allowed)
+        return one(
+            "xfam",
+            subject.report is not None and value in self.allowed,
+            f"{value:#x}",
+            expected,
+            "the machine was launched with other processor features than this policy states",
+            why="some processor features, such as tracing, can be turned against what runs inside",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TpmMachineListed:
+    """The TPM's machine is on an allow-list."""
+
+    machines: frozenset[bytes]
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Look the machine up."""
+        seen = subject.tpm.machine if subject.tpm else b""
+        return one("machine", seen in self.machines, seen.hex() or "unknown", f"one of {len(self.machines)} listed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsAre:
+    """The events of one register are what they have to be, by digest; types and texts decide nothing.
+
+    Attributes:
+        register: ``rtmr0`` to ``rtmr3``, or ``pcr0`` to ``pcr23``.
+        contains: Digests that all have to be there.
+        only: Digests of which every event's is one, ``None`` for no such demand.
+        exactly: The digests of all events in order, ``None`` for no such demand.
+    """
+
+    register: str
+    contains: tuple[bytes, ...] = ()
+    only: frozenset[bytes] | None = None
+    exactly: tuple[bytes, ...] | None = None
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Look at the digests of the register's events."""
+        name = f"events of {self.register}"
+        try:
+            found = digests_of(subject, self.register)
+        except (EventLogError, EvidenceError) as error:
+            return one(name, False, error.message, "a log that can be read", error.hint)
+        if found is None:
+            return one(name, False, "no event log", "an event log", "fresh evidence carries the log of its machine")
+        missing = [digest for digest in self.contains if digest not in found]
+        extra = [digest for digest in found if self.only is not None and digest not in self.only]
+        checks = []
+        if self.contains:
+            seen = f"without {short(missing[0])}" if missing else f"all of {len(self.contains)}"
+            checks.append(Check(f"{name}: contain", not missing, seen, f"{len(self.contains)} stated digests"))
+        if self.only is not None:
+            seen = f"also {short(extra[0])}" if extra else f"{len(found)} events"
+            checks.append(Check(f"{name}: only", not extra, seen, f"none but {len(self.only)} stated digests"))
+        if self.exactly is not None:
+            checks.append(
+                Check(f"{name}: exactly", found == self.exactly, _first_difference(found, self.exactly),
+                      f"{len(self.exactly)} stated events in order")
+            )  # fmt: skip
+        return Finding(tuple(checks))
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """The bundle's digest is on chain, soon after the time that it states.
+
+    Attributes:
+        within_s: Most seconds between the stated time and the anchor.
+    """
+
+    within_s: float
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Compare both times."""
+        name, wanted = "not made after", f"the bundle's digest on chain within {self.within_s:g} s"
+        hint = "anchor it (chrysalis attest anchor), then verify with --anchor ADDRESS"
+        if subject.made_at is None or subject.anchored_at is None:
+            return one(name, False, "no anchor was shown", wanted, hint, why=_ANCHOR_WHY)
+        gap = subject.anchored_at - subject.made_at
+        seen = f"on chain {gap:.0f} s after the stated time"
+        return one(name, gap <= self.within_s, seen, wanted, hint, why=_ANCHOR_WHY)
+
+
+@dataclass(frozen=True, slots=True)
+class NotNeeded:
+    """A part of the evidence that the policy leaves out on purpose, said in so many words.
+
+    Attributes:
+        section: Which part, as policies call it.
+        reason: Why.
+    """
+
+    section: str
+    reason: str
+
+    def appraise(self, subject: Subject) -> Finding:
+        """List it as unchecked."""
+        name, group, seen = {
+            "measurements": ("image", "platform", subject.image_hash.hex()),
+            "machines": ("machine", "platform", "any"),
+            "gpu": ("gpu policy", "gpu", _counted(subject)),
+            "event_log": ("events", "event log", "any that lead to the registers"),
+            "freshness": ("age", "bundle", "any"),
+        }[self.section]
+        return Finding((Check(name, True, seen, f"not checked: {self.reason}", checked=False, group=group),))
+
+
+def digests_of(subject: Subject, register: str) -> tuple[bytes, ...] | None:
+    """The digests that a register was extended with, in order, confirmed by the register; ``None`` without a log.
+
+    Raises:
+        EventLogError: The log of a TPM is malformed, or leads elsewhere.
+        EvidenceError: The log of a TD leads elsewhere.
+    """
+    if register.startswith("rtmr"):
+        report = subject.gcp.report if subject.gcp is not None else subject.report
+        if subject.log is None or report is None:
+            return None
+        events = subject.log.confirmed(int(register[4:]), getattr(report, register))
+        return tuple(event.digest for event in events)
+    number = int(register.removeprefix("pcr"))
+    tpm = _tpm_of(subject)
+    logs = tpm.logs if tpm is not None else None
+    if logs is None or tpm is None:
+        return None
+    if logs.replay().get(number, RESET) != tpm.registers.get(number):
+        raise EventLogError(
+            f"the log does not lead to what PCR {number} holds",
+            hint="something was measured and left out of the log, or the log was edited",
+        )
+    firmware = parse_tcg2(logs.firmware)
+    found = [event.digests["sha256"] for event in firmware.events if event.register == number and event.extended]
+    return (*found, *(event.digest for event in logs.system if event.register == number))
+
+
+def _tpm_of(subject: Subject) -> TpmClaims | None:
+    """What a TPM says, whichever machine it belongs to."""
+    for claims in (subject.azure, subject.gcp):
+        if claims is not None:
+            found: TpmClaims = claims.tpm
+            return found
+    return subject.tpm
+
+
+def _differing(reference: ReferenceSet, seen: Mapping[str, bytes]) -> list[str]:
+    return sorted(name for name, value in reference.canonical.items() if seen.get(name) != value)
+
+
+def _counted(subject: Subject) -> str:
+    return "not looked at" if subject.devices is None else f"{len(subject.devices)} devices"
+
+
+def _first_difference(found: tuple[bytes, ...], wanted: tuple[bytes, ...]) -> str:
+    for number, (seen, expected) in enumerate(zip(found, wanted, strict=False)):
+        if seen != expected:
+            return f"event {number} is {short(seen)}, not {short(expected)}"
+    if len(found) == len(wanted):
+        return f"{len(found)} events, as stated"
+    return f"{len(found)} events, not {len(wanted)}"
