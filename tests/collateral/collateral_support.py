@@ -7,11 +7,15 @@ import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    import ssl
 
 NOW = 1_795_000_000.0
 HOUR, DAY = 3600.0, 86400.0
@@ -25,6 +29,7 @@ class Asked:
     target: str
     headers: Mapping[str, str]
     body: bytes
+    reader: asyncio.StreamReader = field(repr=False, compare=False)
 
     @property
     def path(self) -> str:
@@ -71,7 +76,7 @@ def in_turn(*answers: bytes) -> Answering:
 
 
 @contextlib.asynccontextmanager
-async def serving(answering: Answering) -> AsyncIterator[LocalService]:
+async def serving(answering: Answering, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[LocalService]:
     """Serve on a free loopback port until the block ends, whatever hangs then."""
     service = LocalService()
 
@@ -86,16 +91,16 @@ async def serving(answering: Answering) -> AsyncIterator[LocalService]:
             await writer.drain()
             writer.close()
             await writer.wait_closed()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
             writer.transport.abort()
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(OSError):
                 await writer.wait_closed()
         finally:
             service.tasks.discard(task)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     service.port = server.sockets[0].getsockname()[1]
-    service.address = f"http://127.0.0.1:{service.port}"
+    service.address = f"{'https' if tls else 'http'}://127.0.0.1:{service.port}"
     try:
         yield service
     finally:
@@ -111,7 +116,7 @@ async def read_request(reader: asyncio.StreamReader) -> Asked:
     method, target, _ = lines[0].split(" ")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Asked(method, target, headers, body)
+    return Asked(method, target, headers, body, reader)
 
 
 def certificate(*, begins: float = NOW - DAY, ends: float = NOW + DAY, issuer: str = "root") -> bytes:

@@ -168,9 +168,10 @@ async def test_a_drip_ends_with_the_time_for_it_and_its_connection_with_it() -> 
 
 
 async def test_who_stops_waiting_leaves_no_connection() -> None:
-    left = asyncio.Event()
+    begun, left = asyncio.Event(), asyncio.Event()
 
     async def watched(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        begun.set()
         try:
             await drip(asked, writer)
         except ConnectionError:
@@ -179,9 +180,7 @@ async def test_who_stops_waiting_leaves_no_connection() -> None:
 
     async with serving(watched) as service:
         task = asyncio.create_task(client(Patience(silence=60, deadline=60)).ask(question(service.address)))
-        while not service.asked:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+        await begun.wait()
         task.cancel()
         await left.wait()
         with pytest.raises(asyncio.CancelledError):
@@ -329,19 +328,12 @@ async def test_tls_says_whether_it_is_the_clock_or_the_authority(
 ) -> None:
     context, path = authority(tmp_path, ends_in=ends_in)
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(http(200, b"over TLS"))
-        writer.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
     asking = client()
     asking.tls = ssl.create_default_context(cafile=str(path) if trusted else None)
-    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    async with server:
+    async with serving(always(http(200, b"over TLS")), tls=context) as service:
         if not message:
-            assert (await asking.ask(Question(url, "the thing", 100))).body == b"over TLS"
+            assert (await asking.ask(question(service.address))).body == b"over TLS"
             return
         with pytest.raises(ServiceUnreachableError, match=message) as caught:
-            await asking.ask(Question(url, "the thing", 100))
+            await asking.ask(question(service.address))
     assert hint in caught.value.hint
