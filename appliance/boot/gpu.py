@@ -3,16 +3,16 @@
 In: what :mod:`appliance.boot.gpu_modules` left, the PCI bus, what NVML says, the measured configuration. Out: GPUs held
 initialised by the persistence daemon and set ready, or an error that names what is missing.
 
-A confidential GPU takes no work until software in the guest sets it ready, and that word must rest on its evidence.
-This release of the software does not judge GPU evidence: under a policy of a release it therefore leaves the GPUs not
-ready and fails, whatever the driver says. Under a development policy, whose verdicts say "no assurance", it sets them
-ready.
+A confidential GPU takes no work until software in the guest sets it ready, and that word rests on its evidence: under
+a policy of a release the guest asks every GPU over a new nonce and judges the answers with the judge that verifiers
+use, under NVIDIA's pinned roots. A failed judgement leaves the GPUs not ready and the stage failed, with the reason.
+Under a development policy, whose verdicts say "no assurance", they are set ready without.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -22,16 +22,25 @@ from appliance.boot.gpu_modules import MODULES, REPORT, GpuModules, pci_devices
 from appliance.boot.system import run_tool
 from appliance.engine.gpus import require_gpus
 from appliance.errors import ApplianceError
+from attestation.collateral.opening import open_sources
+from attestation.collateral.settings import CollateralSettings
 from attestation.errors import AttestationError
 from attestation.gpu import nvml
+from attestation.gpu.own import judge_own
+from attestation.gpu.roots import NVIDIA_ROOTS
+from attestation.verdict import Check
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from appliance.boot.system import System
-    from appliance.config.guest import GuestConfig
+    from appliance.config.guest import GuestConfig, GuestHost
     from appliance.config.models import MeasuredConfig
+    from attestation.collateral.sources import Sources
+    from attestation.devices import DeviceFinding
+    from attestation.evidence import DeviceCollector
     from attestation.gpu.nvml import Inventory
+    from attestation.gpu.roots import GpuRoots
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +51,16 @@ _START_S: Final = 300.0
 _FLAGS_S: Final = 900.0
 """Under emulation the import alone takes minutes."""
 _REPORT_BYTES: Final = 400
+_MAX_REASONS: Final = 3
+
+
+def own_sources(host: GuestHost) -> Sources:
+    """Where manifests and revocation status come from: what the host names, or NVIDIA's own addresses.
+
+    None of them is trusted: whatever they answer is signed and dated.
+    """
+    asked = CollateralSettings(tdx=None, kds=None)
+    return open_sources(replace(asked, rim=host.rim or asked.rim, ocsp=host.ocsp or asked.ocsp))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +71,17 @@ class Driver:
         run: Runs a program of the image.
         inventory: What NVML says.
         set_ready: Lets clients use the GPUs.
+        collector: Asks the GPUs for evidence.
+        sources: Where what the evidence is compared with comes from.
+        roots: Under which devices and manifests are certified.
     """
 
     run: Callable[..., Awaitable[bytes]] = run_tool
     inventory: Callable[[], Inventory] = nvml.inventory
     set_ready: Callable[[], None] = nvml.set_ready
+    collector: DeviceCollector = field(default_factory=nvml.NvmlCollector)
+    sources: Callable[[GuestHost], Sources] = own_sources
+    roots: GpuRoots = NVIDIA_ROOTS
 
 
 async def bring_up(system: System, config: GuestConfig | None, driver: Driver | None = None) -> None:
@@ -69,7 +94,7 @@ async def bring_up(system: System, config: GuestConfig | None, driver: Driver | 
 
     Raises:
         GpuError: No GPU, no driver, too few GPUs, confidential computing off or in debugging mode, or GPUs whose
-            evidence nobody has judged.
+            evidence does not hold.
     """
     driver = driver or Driver()
     addresses = pci_devices(system)
@@ -86,9 +111,10 @@ async def bring_up(system: System, config: GuestConfig | None, driver: Driver | 
         raise GpuError("no configuration says what the GPUs are for", hint="see the stage configuration")
     found = await _ask(driver)
     judge(found, config.measured)
+    if found.confidential:
+        await attest(driver, config, found)
     if found.confidential and not found.ready:
-        require_development(config.measured)
-        await asyncio.to_thread(driver.set_ready)
+        await _set_ready(driver)
         found = await _ask(driver)
     settings = config.measured.engine
     needed = settings.tensor_parallel * settings.data_parallel if settings is not None else 1
@@ -150,17 +176,48 @@ def judge(found: Inventory, measured: MeasuredConfig) -> None:
         )
 
 
-def require_development(measured: MeasuredConfig) -> None:
-    """Refuse to set GPUs ready whose evidence was not judged, except under a development policy.
+async def attest(driver: Driver, config: GuestConfig, found: Inventory) -> None:
+    """Judge the evidence of this machine's GPUs, except under a policy that gives no assurance anyhow.
 
     Raises:
-        GpuError: The policy is one of a release.
+        GpuError: A GPU gives no evidence, or it does not hold; the first check that failed is named.
     """
-    if not measured.trust.development:
-        raise GpuError(
-            "the GPUs are not set ready: this image does not judge GPU evidence yet, and a release policy asks for it",
-            hint="a development policy sets them ready; its verdicts say: no assurance",
-        )
+    if config.measured.trust.development:
+        log.warning("gpus not judged: no assurance", policy=config.measured.trust.policy)
+        return
+    try:
+        finding = await judge_own(driver.collector, driver.sources(config.host), driver.roots, expected=len(found.gpus))
+    except AttestationError as error:
+        raise GpuError(f"the GPUs are not set ready: {error.message}", hint=error.hint) from None
+    require_accepted(finding)
+    for claims in finding.claims or ():
+        log.info("gpu evidence holds", index=claims.index, driver=claims.driver, vbios=claims.vbios)
+
+
+def require_accepted(finding: DeviceFinding) -> None:
+    """Refuse GPUs of which a check failed.
+
+    Raises:
+        GpuError: Names the first check that failed, why, and what else was missing.
+    """
+    failed = [check for check in finding.checks if not check.passed]
+    if finding.claims is not None and not failed:
+        return
+    first = failed[0] if failed else Check("gpu evidence", False, "none", "verified evidence of every GPU")
+    where = f"{first.group}: " if first.group else ""
+    reasons = [f"{check.name}: {check.seen}" for check in failed[1:] if check.group == "collateral"]
+    more = f"; {'; '.join(reasons[:_MAX_REASONS])}" if reasons else ""
+    raise GpuError(
+        f"the GPUs are not set ready: {where}{first.name}: {first.seen}, expected {first.expected}{more}",
+        hint=first.hint,
+    )
+
+
+async def _set_ready(driver: Driver) -> None:
+    try:
+        await asyncio.to_thread(driver.set_ready)
+    except AttestationError as error:
+        raise GpuError(error.message, hint=error.hint) from None
 
 
 async def engine_flags(system: System, driver: Driver) -> str:

@@ -1,7 +1,9 @@
-"""The stage gpu: what is missing is named, and no release policy gets GPUs that nobody has judged."""
+"""The stage gpu: what is missing is named, and a release policy gets GPUs whose evidence holds, or none."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,8 +22,12 @@ from appliance.boot.gpu_modules import (
 )
 from appliance.boot.system import System
 from appliance.config.guest import GuestConfig
-from attestation.errors import CollectionError
+from appliance.lab.gpu_world import SyntheticGpus
+from appliance.lab.gpu_world_attack import DeviceFault, GpuAttack, Mode, OcspFault, RimFault
+from attestation.collateral.sources import Sources
+from attestation.errors import CollateralError, CollectionError
 from attestation.gpu.nvml import Gpu, Inventory
+from attestation.gpu.roots import NVIDIA_ROOTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,10 +151,88 @@ async def test_a_gpu_that_the_driver_did_not_take_is_named(tmp_path: Path) -> No
         await bring_up(System(tmp_path), config(RELEASE), FakeDriver(tmp_path, inventory()).driver)
 
 
-async def test_a_release_policy_never_gets_gpus_that_nobody_judged(tmp_path: Path) -> None:
-    fake = FakeDriver(tmp_path, inventory())
-    with pytest.raises(GpuError, match="not set ready: this image does not judge GPU evidence yet"):
-        await bring_up(with_gpu(tmp_path), config(RELEASE), fake.driver)
+class WorldRims:
+    """The world's manifests, as a source."""
+
+    def __init__(self, world: SyntheticGpus) -> None:
+        self.world = world
+
+    async def get(self, rim_id: str) -> bytes:
+        found = self.world.rim(rim_id)
+        if found is None:
+            raise CollateralError("404: NVIDIA publishes no reference values under this name", hint="update the VBIOS")
+        return found
+
+
+class WorldOcsp:
+    """The world's revocation status, as a source."""
+
+    def __init__(self, world: SyntheticGpus) -> None:
+        self.world = world
+
+    async def get(self, certificate_der: bytes, issuer_der: bytes) -> bytes:
+        assert issuer_der
+        found = self.world.ocsp().get(hashlib.sha256(certificate_der).digest())
+        if found is None:
+            raise CollateralError("the responder is out of reach", hint="look at the network")
+        return found
+
+
+def in_world(fake: FakeDriver, world: SyntheticGpus) -> Driver:
+    return replace(
+        fake.driver,
+        collector=world,
+        sources=lambda _: Sources(rim=WorldRims(world), ocsp=WorldOcsp(world)),
+        roots=world.roots(),
+    )
+
+
+async def test_a_release_policy_gets_gpus_whose_evidence_holds(tmp_path: Path) -> None:
+    fake = FakeDriver(tmp_path, inventory(gpus=2))
+    await bring_up(with_gpu(tmp_path), config(RELEASE), in_world(fake, SyntheticGpus(2)))
+    assert fake.found is not None
+    assert fake.found.ready is True
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (GpuAttack(mismatched=(3,)), "gpu 0: gpu measurements: 31 equal, other values at index 3"),
+        (GpuAttack(mode=Mode.DEVTOOLS), "gpu 0: gpu measurements"),
+        (GpuAttack(mode=Mode.OFF), "not in confidential-computing mode"),
+        (GpuAttack(device=DeviceFault.DUPLICATED), "gpus: devices distinct: device 1 was shown before"),
+        (GpuAttack(missing=1), "gpus: gpu count: 1, expected 2"),
+        (GpuAttack(extra=1), "gpus: gpu count: 3, expected 2"),
+        (GpuAttack(rim=RimFault.MISSING), "vbios manifest: none, expected .*; fetching manifest NV_GPU_VBIOS.*: 404"),
+        (GpuAttack(rim=RimFault.EXPIRED), "vbios manifest: certificate of .* is valid from"),
+        (GpuAttack(ocsp=OcspFault.MISSING), "revocation: no response .*; fetching revocation status .* out of reach"),
+        (GpuAttack(ocsp=OcspFault.ON_HOLD), "certificate revocation: .* is revoked, certificateHold"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else None,
+)
+async def test_gpus_whose_evidence_does_not_hold_are_left_not_ready(
+    attack: GpuAttack, said: str, tmp_path: Path
+) -> None:
+    fake = FakeDriver(tmp_path, inventory(gpus=2))
+    with pytest.raises(GpuError, match=f"^the GPUs are not set ready: .*{said}"):
+        await bring_up(with_gpu(tmp_path), config(RELEASE), in_world(fake, SyntheticGpus(2, attack=attack)))
+    assert fake.found is not None
+    assert fake.found.ready is False
+
+
+async def test_gpus_that_somebody_set_ready_before_are_judged_all_the_same(tmp_path: Path) -> None:
+    fake = FakeDriver(tmp_path, inventory(gpus=1, ready=True))
+    with pytest.raises(GpuError, match="gpu 0: gpu measurements: "):
+        await bring_up(
+            with_gpu(tmp_path), config(RELEASE), in_world(fake, SyntheticGpus(1, attack=GpuAttack(mismatched=(1,))))
+        )
+
+
+async def test_a_release_trusts_no_vendor_but_nvidia(tmp_path: Path) -> None:
+    fake, world = FakeDriver(tmp_path, inventory()), SyntheticGpus(1)
+    assert fake.driver.roots == NVIDIA_ROOTS
+    with pytest.raises(GpuError, match=r"gpu certificate chain: .* which is no trusted root"):
+        await bring_up(with_gpu(tmp_path), config(RELEASE), replace(in_world(fake, world), roots=NVIDIA_ROOTS))
     assert fake.found is not None
     assert fake.found.ready is False
 
