@@ -191,7 +191,7 @@ class Tpm:
         indexes = await self._tools.handles("handles-nv-index")
         for key in _ENDORSEMENT_KEYS:
             if key.index in indexes:
-                return key, _first_der(await self._tools.read_index(key.index))
+                return key, await self._tools.read_certificate(key.index)
         wanted = ", ".join(f"{key.index:#x}" for key in _ENDORSEMENT_KEYS)
         raise CollectionError(
             f"TPM without an endorsement certificate at {wanted}",
@@ -234,10 +234,3 @@ def _renewal(der: bytes) -> float:
     certificate = x509.load_der_x509_certificate(der)
     start, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     return end - (end - start) * _RENEW_SHARE
-
-
-def _first_der(data: bytes) -> bytes:
-    """An NV index may be longer than the certificate in it; DER says how long that is."""
-    if len(data) < 4 or data[:2] != b"\x30\x82":
-        raise CollectionError("TPM holds an endorsement certificate that is not DER")
-    return data[: 4 + int.from_bytes(data[2:4], "big")]

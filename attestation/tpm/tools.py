@@ -110,6 +110,13 @@ class TpmTools:
             await self._run("tpm2_nvread", *(("-C", "o") if as_owner else ()), f"{index:#x}", "-o", content)
             return _read(content)
 
+    async def read_certificate(self, index: int, *, as_owner: bool = False) -> bytes:
+        """The certificate in an NV index, which may be longer than it: DER says how long that is."""
+        data = await self.read_index(index, as_owner=as_owner)
+        if len(data) < 4 or data[:2] != b"\x30\x82":
+            raise CollectionError(f"TPM holds a certificate at {index:#x} that is not DER")
+        return data[: 4 + int.from_bytes(data[2:4], "big")]
+
     async def write_index(self, index: int, content: bytes) -> None:
         """Write an NV index as the owner, and define it first if it does not exist."""
         if index not in await self.handles("handles-nv-index"):
