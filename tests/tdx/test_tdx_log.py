@@ -51,8 +51,8 @@ def test_replay_is_what_a_register_does(log: TdxLog) -> None:
     values = [bytes(48)] * 4
     for event in parse_tcg2(log.firmware).events if log.firmware else ():
         values[event.register - 1] = hashlib.sha384(values[event.register - 1] + event.digests["sha384"]).digest()
-    for event in log.runtime:
-        values[3] = hashlib.sha384(values[3] + event.digest).digest()
+    for own in log.runtime:
+        values[3] = hashlib.sha384(values[3] + own.digest).digest()
     assert log.replay() == tuple(values)
     for register in range(4):
         assert log.confirmed(register, values[register]) is log.registers[register]
