@@ -15,7 +15,8 @@ from appliance.chain.registry import Registry
 from appliance.chain.transport import LiteserverAddress
 from appliance.chain.types import BlockId
 from appliance.config.ports import host_port
-from attestation.collateral import open_source
+from attestation.collateral.opening import open_sources
+from attestation.collateral.settings import CollateralSettings
 from attestation.platforms import open_platform
 from attestation.policy import for_name
 from attestation.ratls import RatlsDialer, RouterDialer
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from appliance.config import BlockRef, HostConfig, NetworkConfig, TrustConfig
     from appliance.config.models import TpmReference as ConfiguredReference
     from appliance.wire.transport import Dialer
-    from attestation.collateral import CollateralSource
+    from attestation.collateral.sources import Sources
     from attestation.platforms import Platform
     from attestation.ratls import Identity
 
@@ -60,9 +61,10 @@ def open_registry(network: NetworkConfig, host: HostConfig, chain: ChainClient) 
     )
 
 
-def collateral_source(host: HostConfig) -> CollateralSource:
-    """Where collateral comes from: a file, a directory, or a caching service's address; nothing means stapled only."""
-    return open_source(host.collateral)
+def collateral_sources(host: HostConfig) -> Sources:
+    """Where collateral comes from: of each kind a service's address, or nothing, which means stapled only."""
+    asked = CollateralSettings(tdx=host.collateral, kds=host.kds, rim=host.rim, ocsp=host.ocsp)
+    return open_sources(asked)
 
 
 def open_verifier(trust: TrustConfig, host: HostConfig) -> Verifier:
@@ -76,7 +78,7 @@ def open_verifier(trust: TrustConfig, host: HostConfig) -> Verifier:
         tcb_grace_days=trust.tcb_grace_days,
         zero_padding=trust.quote_zero_padding,
     )
-    return Verifier(policy, collateral_source(host))
+    return Verifier(policy, collateral_sources(host))
 
 
 def tpm_reference(configured: ConfiguredReference) -> TpmReference:

@@ -14,10 +14,10 @@ from attestation.errors import AttestationError, CollectionError, EvidenceError
 from attestation.evidence import build_bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from attestation.claims import WorkloadStatement
-    from attestation.evidence import Signer
+    from attestation.evidence import DeviceCollector, Signer, Stapling
     from attestation.platforms import Platform
 
 MAX_BATCH = 256
@@ -32,7 +32,8 @@ class EvidenceMaker:
         identity: Signs the bundles.
         statement: What this guest runs now.
         block_hash: Root hash of the newest proven block, or empty.
-        collateral: Collateral to staple, or ``None``.
+        staple: Finds collateral to staple, or ``None``.
+        devices: Asks the machine's devices, ``None`` where it has none.
         keys: More public keys by purpose.
         min_interval: Seconds between the starts of two quotes.
         max_batch: Nonces that share a quote.
@@ -49,7 +50,8 @@ class EvidenceMaker:
         *,
         statement: Callable[[], WorkloadStatement],
         block_hash: Callable[[], bytes] = bytes,
-        collateral: Callable[[], Awaitable[bytes | None]] | None = None,
+        staple: Stapling | None = None,
+        devices: DeviceCollector | None = None,
         keys: Mapping[str, bytes] | None = None,
         min_interval: float = 0.1,
         max_batch: int = MAX_BATCH,
@@ -59,7 +61,8 @@ class EvidenceMaker:
         self._identity = identity
         self._statement = statement
         self._block_hash = block_hash
-        self._collateral = collateral
+        self._staple = staple
+        self._devices = devices
         self._keys = keys
         self._min_interval = min_interval
         self._max_batch = max_batch
@@ -112,15 +115,15 @@ class EvidenceMaker:
 
     async def _answer(self, batch: list[tuple[bytes, asyncio.Future[bytes]]]) -> None:
         self.quotes += 1
-        collateral = await self._collateral() if self._collateral is not None else None
         bundles = await build_bundles(
             self._platform,
             self._identity,
             self._statement(),
             [nonce for nonce, _ in batch],
             self._block_hash(),
-            collateral,
             keys=self._keys,
+            devices=self._devices,
+            staple=self._staple,
         )
         for (_, answer), bundle in zip(batch, bundles, strict=True):
             if not answer.done():

@@ -116,6 +116,8 @@ class WorkloadStatement:
         coefficient: Price in thousandths.
         role: ``worker``, ``gateway`` or ``client``.
         chain: Root hash of the chain's zerostate, 32 bytes or empty.
+        generation: How often what the rest speaks of has begun anew since the guest started: a restart of the engine, a
+            reset of a GPU, another load of its driver. Verdicts on an earlier one are void.
     """
 
     image: bytes
@@ -128,6 +130,7 @@ class WorkloadStatement:
     coefficient: int = 1000
     role: str = "worker"
     chain: bytes = b""
+    generation: int = 0
 
     def __post_init__(self) -> None:
         if len(self.image) != 32 or len(self.measured_config) != 32:
@@ -141,6 +144,8 @@ class WorkloadStatement:
             raise EvidenceError(f"statement with a text over {MAX_TEXT} characters")
         if not 0 <= self.coefficient < 10**9:
             raise EvidenceError(f"statement with coefficient {self.coefficient}, expected 0 to 999999999")
+        if not 0 <= self.generation < 2**32:
+            raise EvidenceError(f"statement of generation {self.generation}, expected a number of 32 bits")
 
     def to_cbor(self) -> bytes:
         """The canonical encoding: a map of all fields by name."""
@@ -182,6 +187,7 @@ _STATEMENT_TYPES: Mapping[str, type] = {
     "coefficient": int,
     "role": str,
     "chain": bytes,
+    "generation": int,
 }
 
 

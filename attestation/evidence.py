@@ -1,37 +1,40 @@
 """The fresh evidence bundle: made in the guest for a nonce, one canonical CBOR map, signed as a whole.
 
 The quote's report data covers nonce, keys, GPU evidence and workload statement
-(:func:`attestation.claims.report_data`); the signature, by the TLS key the quote covers, holds the rest: block hash,
-time, collateral. Order of making: keys → statement → GPU evidence → report data → quote → signature.
+(:func:`attestation.claims.report_data`); the signature, by the TLS key the quote covers, holds the rest: event log,
+block hash, time, collateral. Order of making: keys → statement → GPU evidence → report data → quote → signature.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from attestation import cbor, claims, merkle
 from attestation.claims import MAX_STATEMENT, WorkloadStatement
-from attestation.dcap import MAX_COLLATERAL
-from attestation.errors import EvidenceError
+from attestation.errors import CollectionError, EvidenceError
+from attestation.fields import Fields
 from attestation.platforms.base import collect_fresh
+from attestation.staple import Staple
 from attestation.tpm.evidence import MAX_EVIDENCE
+from measurements.eventlog import MAX_LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from attestation.platforms import Platform
 
-VERSION = 1
+VERSION = 2
 MAX_BUNDLE = 4 * 1024 * 1024
 MAX_DEVICES = 16
 MAX_DEVICE_EVIDENCE = 128 * 1024
-_DOMAIN = b"chrysalis evidence bundle v1\0"
+_DOMAIN = b"chrysalis evidence bundle v2\0"
 KEY_PURPOSES = frozenset({"tls", "hpke", "receipt"})
 _FIELDS = frozenset(
     {
@@ -44,12 +47,16 @@ _FIELDS = frozenset(
         "statement",
         "gpu",
         "quote",
+        "log",
         "collateral",
         "block",
         "made",
         "signature",
     }
 )
+
+Stapling: TypeAlias = Callable[[bytes, Sequence[bytes]], Awaitable[Staple]]
+"""Finds the collateral of a quote and of the devices' evidence; never raises: a verifier may have its own."""
 
 
 class DeviceCollector(Protocol):
@@ -89,8 +96,10 @@ class Bundle:
         keys: Public keys by purpose; ``tls`` is always there.
         statement: The workload statement.
         devices: Evidence of each GPU.
-        quote: The quote; of a TPM machine its evidence with logs (:mod:`attestation.tpm.evidence`).
-        collateral: Stapled collateral as JSON, ``None`` if none.
+        quote: What the platform shows: a TDX quote, or a canonical map that names its ``kind``
+            (:func:`attestation.readers.form_of`).
+        log: The event log behind a TDX quote (:mod:`attestation.tdx_log`), ``None`` if none.
+        collateral: What was stapled.
         block_hash: Root hash of a recent proven block, 32 bytes, or empty.
         made_at: Unix time in whole seconds.
         signed: What the signature is over.
@@ -105,7 +114,8 @@ class Bundle:
     statement: WorkloadStatement
     devices: tuple[bytes, ...]
     quote: bytes
-    collateral: bytes | None
+    log: bytes | None
+    collateral: Staple
     block_hash: bytes
     made_at: int
     signed: bytes
@@ -114,6 +124,10 @@ class Bundle:
     def report_data(self) -> bytes:
         """The 64 bytes that the quote's report data has to be."""
         return _report_data(self.root, self.keys, self.devices, self.statement)
+
+    def device_nonce(self, index: int) -> bytes:
+        """What the device at an index has to answer, 32 bytes."""
+        return claims.gpu_nonce(self.root, claims.keys_hash(self.keys), index)
 
     def path_holds(self) -> bool:
         """Whether the nonce is under the root."""
@@ -128,16 +142,16 @@ class Bundle:
         return True
 
 
-async def build_bundle(  # noqa: PLR0917 - the order in which they come to be
+async def build_bundle(
     platform: Platform,
     identity: Signer,
     statement: WorkloadStatement,
     nonce: bytes,
     block_hash: bytes,
-    collateral: bytes | None = None,
     *,
     keys: Mapping[str, bytes] | None = None,
-    devices: Sequence[bytes] = (),
+    devices: DeviceCollector | None = None,
+    staple: Stapling | None = None,
     made_at: float | None = None,
 ) -> bytes:
     """Make a bundle for one nonce; :class:`attestation.batch.EvidenceMaker` answers many with one quote.
@@ -148,31 +162,31 @@ async def build_bundle(  # noqa: PLR0917 - the order in which they come to be
         statement: What this guest runs.
         nonce: The verifier's 32 bytes.
         block_hash: Root hash of a recent proven block, or empty.
-        collateral: JSON to staple.
         keys: More public keys by purpose (``hpke``, ``receipt``).
-        devices: Evidence of each GPU.
+        devices: Asks the machine's devices, ``None`` where it has none.
+        staple: Finds collateral to staple, ``None`` to staple nothing.
         made_at: Unix time; now by default.
 
     Raises:
-        CollectionError: The platform gives no quote.
+        CollectionError: The platform gives no quote, or a device no evidence.
         EvidenceError: An argument is out of bounds.
     """
     bundles = await build_bundles(
-        platform, identity, statement, [nonce], block_hash, collateral, keys=keys, devices=devices, made_at=made_at
+        platform, identity, statement, [nonce], block_hash, keys=keys, devices=devices, staple=staple, made_at=made_at
     )
     return bundles[0]
 
 
-async def build_bundles(  # noqa: PLR0917 - as build_bundle
+async def build_bundles(
     platform: Platform,
     identity: Signer,
     statement: WorkloadStatement,
     nonces: Sequence[bytes],
     block_hash: bytes,
-    collateral: bytes | None = None,
     *,
     keys: Mapping[str, bytes] | None = None,
-    devices: Sequence[bytes] = (),
+    devices: DeviceCollector | None = None,
+    staple: Stapling | None = None,
     made_at: float | None = None,
 ) -> list[bytes]:
     """Make one bundle for each nonce over a single quote; arguments as :func:`build_bundle`."""
@@ -180,16 +194,19 @@ async def build_bundles(  # noqa: PLR0917 - as build_bundle
         raise EvidenceError("a nonce is 32 bytes")
     all_keys = {**(keys or {}), "tls": identity.public_key}
     root, paths = merkle.tree(nonces)
-    quote = await collect_fresh(platform, _report_data(root, all_keys, devices, statement))
+    shown = await _ask_devices(devices, root, claims.keys_hash(all_keys))
+    quote, log = await collect_fresh(platform, _report_data(root, all_keys, shown, statement))
+    stapled = await staple(quote, shown) if staple is not None else Staple()
     common: dict[str, Any] = {
         "version": VERSION,
         "platform": platform.name,
         "root": root,
         "keys": all_keys,
         "statement": statement.to_cbor(),
-        "gpu": list(devices),
+        "gpu": list(shown),
         "quote": quote,
-        "collateral": collateral,
+        "log": log,
+        "collateral": stapled.to_value(),
         "block": block_hash,
         "made": int(time.time() if made_at is None else made_at),
     }
@@ -197,10 +214,22 @@ async def build_bundles(  # noqa: PLR0917 - as build_bundle
     for nonce, path in zip(nonces, paths, strict=True):
         content = {**common, "nonce": nonce, "path": [[step.on_left, step.sibling] for step in path]}
         signature = identity.sign(_DOMAIN + cbor.encode(content))
-        bundle = cbor.encode({**content, "signature": signature})
-        parse_bundle(bundle)
-        bundles.append(bundle)
+        bundles.append(cbor.encode({**content, "signature": signature}))
+    parse_bundle(bundles[0])  # what no verifier would read is refused here; the others differ in nonce and path alone
     return bundles
+
+
+async def _ask_devices(devices: DeviceCollector | None, root: bytes, keys_hash: bytes) -> tuple[bytes, ...]:
+    """Evidence of every device; each is asked with a nonce of its own."""
+    if devices is None:
+        return ()
+    shown = tuple(await devices.collect(lambda index: claims.gpu_nonce(root, keys_hash, index)))
+    if not 0 < len(shown) <= MAX_DEVICES:
+        raise CollectionError(
+            f"{len(shown)} devices gave evidence, expected 1 to {MAX_DEVICES}",
+            hint="see what the driver says of the GPUs; a machine without any needs no collector",
+        )
+    return shown
 
 
 def bundle_digest(bundle: bytes) -> bytes:
@@ -215,11 +244,12 @@ def parse_bundle(data: bytes) -> Bundle:
         EvidenceError: Not canonical, too long, fields missing, unknown, of another type or out of bounds.
     """
     value = cbor.decode(data, max_length=MAX_BUNDLE)
-    if not isinstance(value, dict) or set(value) != _FIELDS:
-        raise EvidenceError(f"bundle is not a map of exactly {sorted(_FIELDS)}")
-    fields = _Fields(value)
-    if fields.number("version", 2**16) != VERSION:
-        raise EvidenceError(f"bundle version {value['version']}, expected {VERSION}")
+    if isinstance(value, dict) and value.get("version") != VERSION:
+        raise EvidenceError(
+            f"bundle version {value.get('version')!r}, expected {VERSION}", hint="another release made it"
+        )
+    fields = Fields(value, _FIELDS, "bundle")
+    fields.number("version", VERSION + 1)
     statement = WorkloadStatement.from_cbor(fields.data("statement", MAX_STATEMENT))
     signature = fields.data("signature", 64, exactly=True)
     del value["signature"]
@@ -228,47 +258,17 @@ def parse_bundle(data: bytes) -> Bundle:
         nonce=fields.data("nonce", 32, exactly=True),
         root=fields.data("root", 32, exactly=True),
         path=_path(fields.items("path", merkle.MAX_PATH)),
-        keys=_keys(value["keys"]),
+        keys=_keys(fields["keys"]),
         statement=statement,
         devices=_devices(fields.items("gpu", MAX_DEVICES)),
         quote=fields.data("quote", MAX_EVIDENCE),
-        collateral=None if value["collateral"] is None else fields.data("collateral", MAX_COLLATERAL),
+        log=fields.optional("log", MAX_LOG),
+        collateral=Staple.from_value(fields["collateral"]),
         block_hash=_block(fields.data("block", 32)),
         made_at=fields.number("made", 2**53),
         signed=_DOMAIN + cbor.encode(value),
         signature=signature,
     )
-
-
-class _Fields:
-    """Typed, bounded access to a decoded map."""
-
-    def __init__(self, value: Mapping[str, Any]) -> None:
-        self._value = value
-
-    def data(self, name: str, limit: int, *, exactly: bool = False) -> bytes:
-        found = self._value[name]
-        if not isinstance(found, bytes) or len(found) > limit or (exactly and len(found) != limit):
-            raise EvidenceError(f"bundle field {name} is not {'' if exactly else 'at most '}{limit} bytes")
-        return found
-
-    def text(self, name: str, limit: int) -> str:
-        found = self._value[name]
-        if not isinstance(found, str) or len(found) > limit:
-            raise EvidenceError(f"bundle field {name} is not text of at most {limit} characters")
-        return found
-
-    def number(self, name: str, limit: int) -> int:
-        found = self._value[name]
-        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < limit:
-            raise EvidenceError(f"bundle field {name} is not a number from 0 to {limit - 1}")
-        return found
-
-    def items(self, name: str, limit: int) -> list[Any]:
-        found = self._value[name]
-        if not isinstance(found, list) or len(found) > limit:
-            raise EvidenceError(f"bundle field {name} is not a list of at most {limit}")
-        return found
 
 
 def _path(items: list[Any]) -> tuple[merkle.Step, ...]:

@@ -8,7 +8,7 @@ A policy is a reader, which turns bytes into a subject, and rules over the subje
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import structlog
@@ -16,9 +16,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from attestation import dcap
-from attestation.errors import AttestationError
-from attestation.readers import AnyReader, DcapReader, FakeReader, NoReader, Reader, TpmReader
+from attestation.devices import DeviceFinding, DeviceJudge, Judged, Unjudged
+from attestation.errors import AttestationError, EvidenceError
+from attestation.gpu.roots import NVIDIA_ROOTS, GpuRoots
+from attestation.readers import ByForm, DcapReader, FakeReader, Form, NoReader, Reader, TpmReader
 from attestation.rules import AllOf, ByPlatform, ReportData, Rule, StatementImage, Subject
+from attestation.tdx_log import TdxLog
 from attestation.tdx_rules import (
     ZERO48,
     ConfigBinding,
@@ -30,18 +33,22 @@ from attestation.tdx_rules import (
     Xfam,
 )
 from attestation.tpm.rules import ConfigurationRegister, LogsReplay, References, TpmReportData, Unchecked
+from attestation.uncovered import unchecked
+from attestation.verdict import Check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attestation.claims import WorkloadStatement
+    from attestation.gpu.claims import GpuClaims
     from attestation.tdx import TdReport
     from attestation.tpm.references import TpmReference
-    from attestation.verdict import Assurance, Check
+    from attestation.verdict import Assurance
 
 _log = structlog.get_logger(__name__)
 PolicyName = Literal["tdx", "simulated", "fake_tdx", "any"]
 MAX_SIMULATED_ROOTS = 8
+_UNJUDGED = Unjudged()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,32 @@ class Appraisal:
     checks: tuple[Check, ...]
     image_hash: bytes
     expires_at: float
+    platform: str = "none"
     report: TdReport | None = None
     machine: bytes = b""
     root_key_id: bytes = b""
+    devices: tuple[GpuClaims, ...] | None = None
 
-    def noting(self, check: Check) -> Appraisal:
-        """This appraisal with one more check before its own."""
-        return replace(self, checks=(check, *self.checks))
+    def noting(self, checks: tuple[Check, ...]) -> Appraisal:
+        """This appraisal with more checks before its own."""
+        return replace(self, checks=(*checks, *self.checks)) if checks else self
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What fresh evidence shows besides the quote.
+
+    Attributes:
+        statement: The workload statement that report data cover.
+        made_at: Unix time that it states.
+        log: The event log behind a TDX quote, ``None`` if none was shown.
+        devices: What was found out about the machine's devices.
+    """
+
+    statement: WorkloadStatement
+    made_at: float
+    log: bytes | None = None
+    devices: DeviceFinding = field(default_factory=lambda: DeviceFinding((), ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +95,14 @@ class Policy:
         assurance: ``hardware`` only for a policy that rests on the CPU vendor's root.
         reader: Turns the quote into a subject.
         rule: What the subject has to fulfil.
+        devices: Looks at the evidence of the machine's devices.
     """
 
     name: str
     assurance: Assurance
     reader: Reader
     rule: Rule
+    devices: DeviceJudge = _UNJUDGED
 
     def demanding(self, *rules: Rule) -> Policy:
         """This policy with more rules, for example :class:`attestation.rules.ImageListed`."""
@@ -87,38 +115,64 @@ class Policy:
         *,
         report_data: bytes,
         now: float,
-        statement: WorkloadStatement | None = None,
+        fresh: Fresh | None = None,
     ) -> Appraisal:
         """Appraise a quote.
 
         Args:
             quote: The quote, ``None`` if the peer shows none.
-            collateral: JSON, ``None`` if there is none.
+            collateral: What the quote's form needs to be verified, ``None`` if there is none.
             report_data: The 64 bytes that report data must be.
             now: Unix time.
-            statement: The workload statement that ``report_data`` covers.
+            fresh: What came with it, ``None`` for a certificate's.
 
         Returns:
-            All checks; nothing is raised for bad evidence.
+            All checks, also of what no rule looked at; nothing is raised for bad evidence.
         """
         reading = self.reader.read(quote, collateral, now)
-        image = reading.image_hash
+        image, looked = reading.image_hash, fresh.devices if fresh else DeviceFinding(None, ())
+        read = (*(check.within("platform") for check in reading.checks), *looked.checks)
         if not all(check.passed for check in reading.checks):
-            return Appraisal(reading.checks, image, now)
-        subject = Subject(reading.report, reading.claims, image, report_data, now, statement, reading.tpm)
-        finding = self.rule.appraise(subject)
-        found = reading.claims
-        machine, root_key_id = (found.ppid, found.root_key_id) if found else (b"", b"")
-        if reading.tpm is not None:
-            machine, root_key_id = reading.tpm.machine, reading.tpm.root_key_id
-        return Appraisal(
-            checks=(*reading.checks, *finding.checks),
-            image_hash=image,
-            expires_at=min(reading.expires_at, finding.expires_at),
-            report=reading.report,
-            machine=machine,
-            root_key_id=root_key_id,
+            return Appraisal(read, image, now)
+        log, unread = _read_log(fresh)
+        subject = Subject(
+            reading.report,
+            reading.claims,
+            image,
+            report_data,
+            now,
+            statement=fresh.statement if fresh else None,
+            made_at=fresh.made_at if fresh else None,
+            tpm=reading.tpm,
+            snp=reading.snp,
+            azure=reading.azure,
+            gcp=reading.gcp,
+            devices=looked.claims,
+            log=log,
         )
+        finding = self.rule.appraise(subject)
+        checks = (*read, *unread, *(check.within("platform") for check in finding.checks))
+        return Appraisal(
+            checks=(*checks, *unchecked(subject, checks)),
+            image_hash=image,
+            expires_at=min(reading.expires_at, looked.expires_at, finding.expires_at),
+            platform=subject.platform,
+            report=reading.report,
+            machine=reading.machine,
+            root_key_id=reading.root_key_id,
+            devices=looked.claims,
+        )
+
+
+def _read_log(fresh: Fresh | None) -> tuple[TdxLog | None, tuple[Check, ...]]:
+    """The log in a form that rules read, and a failed check if it has none."""
+    if fresh is None or fresh.log is None:
+        return None, ()
+    try:
+        return TdxLog.parse(fresh.log), ()
+    except EvidenceError as error:
+        check = Check("event log", False, error.message, "a log that can be replayed", error.hint, group="event log")
+        return None, (check,)
 
 
 def production_rules(*, tcb: TcbStatus, mr_seam: frozenset[bytes] | None = None) -> tuple[Rule, ...]:
@@ -170,6 +224,7 @@ def for_name(
     name: PolicyName | str,
     *,
     simulated_roots: Sequence[bytes] = (),
+    gpu_roots: GpuRoots | None = None,
     tpm_roots: Sequence[bytes] = (),
     tpm_references: Sequence[TpmReference] = (),
     tcb_grace_days: int = 0,
@@ -182,6 +237,7 @@ def for_name(
     Args:
         name: ``tdx``, ``simulated``, ``fake_tdx`` or ``any``; the last two are for development and warn.
         simulated_roots: Roots of TDX quotes, DER certificates, for ``simulated`` only.
+        gpu_roots: Roots of devices and their reference manifests, for ``simulated`` only.
         tpm_roots: Roots of TPM attestation keys, DER certificates, for ``simulated`` only.
         tpm_references: The images that a TPM machine may have booted; without any, the image hash alone says.
         tcb_grace_days: See :class:`attestation.rules.TcbStatus`.
@@ -193,7 +249,7 @@ def for_name(
         AttestationError: Unknown name, or roots where none belong or are missing.
     """
     given = len(simulated_roots) + len(tpm_roots)
-    if (name == "simulated") != bool(given):
+    if (name == "simulated") != bool(given) or (gpu_roots is not None and name != "simulated"):
         raise AttestationError(
             f"policy {name!r} with {given} simulated roots",
             hint="simulated roots belong to policy 'simulated', which needs at least one",
@@ -206,6 +262,7 @@ def for_name(
             "hardware",
             DcapReader((None,), zero_padding),
             AllOf((RootKey(frozenset({dcap.INTEL_ROOT_KEY_ID})), *rules)),
+            Judged(NVIDIA_ROOTS),
         )
     _log.warning("policy gives no assurance: development only", kind=name)
     if name == "simulated":
@@ -213,11 +270,13 @@ def for_name(
             raise AttestationError(f"{given} simulated roots, at most {MAX_SIMULATED_ROOTS}")
         ids = frozenset(root_key_id(root) for root in simulated_roots)
         tdx = AllOf((RootKey(ids), *production_rules(tcb=tcb, mr_seam=mr_seam)))
-        reader = AnyReader(
-            DcapReader(tuple(simulated_roots), zero_padding) if simulated_roots else None,
-            TpmReader(tuple(tpm_roots)) if tpm_roots else None,
-        )
-        return Policy("simulated", "none", reader, ByPlatform(tpm_rules(tpm_references), tdx))
+        readers: dict[Form, Reader] = {}
+        if simulated_roots:
+            readers["tdx"] = DcapReader(tuple(simulated_roots), zero_padding)
+        if tpm_roots:
+            readers["tpm"] = TpmReader(tuple(tpm_roots))
+        by_platform = ByPlatform({"tdx": tdx, "tpm": tpm_rules(tpm_references)})
+        return Policy("simulated", "none", ByForm(readers), by_platform, Judged(gpu_roots))
     if name == "fake_tdx":
         return Policy("fake_tdx", "none", FakeReader(), AllOf((ReportData(), StatementImage())))
     if name == "any":

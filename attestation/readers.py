@@ -1,17 +1,45 @@
-"""Readers: a quote in, a report and verified claims out. One for each kind of evidence a policy may rest on."""
+"""Readers: platform evidence in, verified claims out. One for each kind of evidence a policy may rest on.
+
+Evidence says what it is: a TDX quote by its version, everything else is a canonical map with a text field ``kind``
+(:func:`form_of`). :class:`ByForm` gives each form to its own reader.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from attestation import claims, dcap
+from attestation import cbor, claims, dcap
 from attestation.errors import CollateralError, EvidenceError
 from attestation.tdx import TD10_FIELDS, TdReport, parse_quote, without_padding
-from attestation.tpm import reader as tpm
-from attestation.tpm.evidence import is_tpm_evidence
+from attestation.tpm import reader as tpm_reader
+from attestation.tpm.evidence import MAX_EVIDENCE
 from attestation.verdict import NO_ATTESTATION, Check
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from attestation.gcp.reader import GcpClaims
+    from attestation.rules import AzureClaims
+    from attestation.snp.reader import SnpClaims
+    from attestation.tpm.reader import TpmClaims
+
+Form = Literal["tdx", "tpm", "snp", "azure", "gcp"]
+FORMS: tuple[Form, ...] = ("tpm", "snp", "azure", "gcp")
+"""Forms that name their kind."""
+
+WORDS: Mapping[str, str] = {
+    "tdx": "a TDX quote",
+    "tpm": "a TPM's",
+    "snp": "an SEV-SNP report",
+    "azure": "Azure's",
+    "gcp": "Google's",
+}
+"""Forms of evidence, for a person."""
+
+_MAP = 5
+"""CBOR's major type of maps; a TDX quote begins with its version, a small number."""
 
 _QUOTE_HINTS = (
     ("CrlExpired", "collateral is stale: refresh it, and check this machine's clock"),
@@ -33,13 +61,31 @@ class Reading:
     claims: dcap.QuoteClaims | None
     checks: tuple[Check, ...]
     expires_at: float = math.inf
-    tpm: tpm.TpmClaims | None = None
+    tpm: TpmClaims | None = None
+    snp: SnpClaims | None = None
+    azure: AzureClaims | None = None
+    gcp: GcpClaims | None = None
+
+    @property
+    def _other(self) -> TpmClaims | SnpClaims | AzureClaims | GcpClaims | None:
+        """The claims of a machine that is not a bare TD."""
+        return self.tpm or self.snp or self.azure or self.gcp
+
+    @property
+    def machine(self) -> bytes:
+        """Identifier of the machine, empty when unknown."""
+        return self._other.machine if self._other else self.claims.ppid if self.claims else b""
+
+    @property
+    def root_key_id(self) -> bytes:
+        """SHA-384 of the root's public key, empty when no root was involved."""
+        return self._other.root_key_id if self._other else self.claims.root_key_id if self.claims else b""
 
     @property
     def image_hash(self) -> bytes:
         """What was booted, 32 bytes; zeros without attestation."""
-        if self.tpm is not None:
-            return self.tpm.image_hash
+        if self._other is not None:
+            return self._other.image_hash
         return claims.image_hash(self.report.measurements) if self.report else NO_ATTESTATION
 
 
@@ -47,8 +93,8 @@ class Reader(Protocol):
     """Turns a quote into a reading."""
 
     @property
-    def needs_collateral(self) -> bool:
-        """Whether :meth:`read` needs collateral."""
+    def forms(self) -> frozenset[Form]:
+        """The forms of evidence that it reads; collateral is looked for where it reads a form that needs some."""
 
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
         """Read a quote; whatever is wrong with it becomes a failed check."""
@@ -58,7 +104,7 @@ class Reader(Protocol):
 class NoReader:
     """Takes anything, quote or not, and reads nothing from it (``any``)."""
 
-    needs_collateral: bool = False
+    forms: frozenset[Form] = frozenset()
 
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
         """Ignore the quote."""
@@ -69,7 +115,7 @@ class NoReader:
 class FakeReader:
     """Reads a 64-byte quote: report data alone, all measurements zero (``fake_tdx``)."""
 
-    needs_collateral: bool = False
+    forms: frozenset[Form] = frozenset()
 
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
         """Take the 64 bytes as report data."""
@@ -89,18 +135,17 @@ class DcapReader:
     Attributes:
         roots: DER certificates; ``None`` is Intel's.
         zero_padding: Whether zeros after a quote are cut rather than refused, as some machines send them.
-        needs_collateral: Always.
     """
 
     roots: tuple[bytes | None, ...]
     zero_padding: bool = False
-    needs_collateral: bool = True
+    forms: frozenset[Form] = frozenset({"tdx"})
 
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
         """Verify the quote under each root until one fits."""
         expected = "a quote that verifies"
         if quote is None:
-            return Reading(None, None, (Check("quote", False, "none", expected, "this peer shows no evidence"),))
+            return Reading(None, None, (_nothing(expected),))
         if self.zero_padding:
             quote = without_padding(quote)
         if collateral is None:
@@ -127,43 +172,67 @@ class TpmReader:
     """
 
     roots: tuple[bytes, ...]
-    needs_collateral: bool = False
+    forms: frozenset[Form] = frozenset({"tpm"})
 
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
         """Verify the evidence; its certificates are all that is needed."""
         if quote is None:
-            return Reading(None, None, (Check("quote", False, "none", "a TPM's", "this peer shows no evidence"),))
-        found, checks = tpm.read(quote, self.roots, now)
+            return Reading(None, None, (_nothing("a TPM's"),))
+        found, checks = tpm_reader.read(quote, self.roots, now)
         return Reading(None, None, checks, found.expires_at if found else math.inf, found)
 
 
 @dataclass(frozen=True, slots=True)
-class AnyReader:
-    """Reads what a TPM shows or a TDX quote, whichever it is by its form; one of the two may not be trusted at all.
+class ByForm:
+    """Reads each form of evidence with its own reader; forms without one are not trusted at all.
 
     Attributes:
-        tdx: For TDX quotes, ``None`` if no root of theirs is trusted.
-        tpm: For TPM evidence, ``None`` if no root of theirs is trusted.
+        readers: By form.
     """
 
-    tdx: DcapReader | None
-    tpm: TpmReader | None
+    readers: Mapping[Form, Reader]
 
     @property
-    def needs_collateral(self) -> bool:
-        """Whether quotes are read that need some."""
-        return self.tdx is not None
+    def forms(self) -> frozenset[Form]:
+        """Every form that has a reader."""
+        return frozenset(self.readers)
 
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
         """Read by the form that the evidence has."""
-        of_tpm = quote is not None and is_tpm_evidence(quote)
-        reader: Reader | None = self.tpm if of_tpm else self.tdx
-        if quote is None or reader is None:
-            seen = "none" if quote is None else "a TPM's" if of_tpm else "a TDX quote"
-            trusted = [name for name, part in (("a TDX quote", self.tdx), ("a TPM's", self.tpm)) if part]
-            hint = "this peer shows no evidence" if quote is None else "this policy trusts no root of that kind"
-            return Reading(None, None, (Check("quote", False, seen, " or ".join(trusted), hint),))
+        trusted = " or ".join(WORDS[form] for form in self.readers)
+        if quote is None:
+            return Reading(None, None, (_nothing(trusted),))
+        try:
+            form = form_of(quote)
+        except EvidenceError as error:
+            return Reading(None, None, (Check("quote", False, error.message, trusted, error.hint),))
+        reader = self.readers.get(form)
+        if reader is None:
+            hint = "this policy trusts no root of that kind"
+            return Reading(None, None, (Check("quote", False, WORDS[form], trusted, hint),))
         return reader.read(quote, collateral, now)
+
+
+def form_of(evidence: bytes) -> Form:
+    """What evidence says that it is; nothing about it is verified.
+
+    Raises:
+        EvidenceError: A map that is malformed or of a kind that is not known. Whatever is no map counts as a TDX quote,
+            whose parser says what is wrong with it.
+    """
+    if not evidence or evidence[0] >> 5 != _MAP:
+        return "tdx"
+    kind = cbor.decode(evidence, max_length=MAX_EVIDENCE).get("kind")
+    form = next((known for known in FORMS if known == kind), None)
+    if form is None:
+        raise EvidenceError(
+            f"evidence of kind {kind!r:.40}, expected one of {', '.join(FORMS)}", hint="another release may know it"
+        )
+    return form
+
+
+def _nothing(wanted: str) -> Check:
+    return Check("quote", False, "none", wanted, "this peer shows no evidence")
 
 
 def _why_none(quote: bytes) -> Check:

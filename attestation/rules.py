@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
     from attestation.claims import WorkloadStatement
     from attestation.dcap import QuoteClaims
+    from attestation.gcp.reader import GcpClaims
+    from attestation.gpu.claims import GpuClaims
+    from attestation.snp.reader import SnpClaims
     from attestation.tdx import TdReport
+    from attestation.tdx_log import TdxLog
     from attestation.tpm.reader import TpmClaims
 
-    # Until the packages that define them exist.
-    SnpClaims: TypeAlias = Any
+    # Until the package that defines it exists.
     AzureClaims: TypeAlias = Any
-    GcpClaims: TypeAlias = Any
-    GpuClaims: TypeAlias = Any
-    TdxLog: TypeAlias = Any
+
+
+WORKLOAD = "workload"
+"""The group of checks about what a machine says it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Subject:
         gcp: Those of a Google machine with its vTPM.
         devices: The verified claims of every device in order; ``None`` where nobody looked (a certificate).
         log: The event log of a TDX machine, parsed and not yet compared with anything.
+        made_at: Unix time that fresh evidence states.
     """
 
     report: TdReport | None
@@ -59,6 +64,13 @@ class Subject:
     gcp: GcpClaims | None = None
     devices: tuple[GpuClaims, ...] | None = None
     log: TdxLog | None = None
+    made_at: float | None = None
+
+    @property
+    def platform(self) -> str:
+        """Which kind of machine speaks: ``azure``, ``gcp``, ``snp``, ``tpm``, ``tdx``, or ``none``."""
+        claims = (("azure", self.azure), ("gcp", self.gcp), ("snp", self.snp), ("tpm", self.tpm), ("tdx", self.report))
+        return next((name for name, found in claims if found is not None), "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +134,34 @@ class AnyOf:
 
 @dataclass(frozen=True, slots=True)
 class ByPlatform:
-    """Holds if the rule for the subject's kind of machine holds.
+    """Holds if the rule for the subject's kind of machine holds; a kind without a rule is refused.
 
     Attributes:
-        tpm: For TPM machines.
-        other: For every other.
+        rules: By :attr:`Subject.platform`.
     """
 
-    tpm: Rule
-    other: Rule
+    rules: Mapping[str, Rule] = field(hash=False)
 
     def appraise(self, subject: Subject) -> Finding:
         """Look at the subject with its own rule."""
-        return (self.other if subject.tpm is None else self.tpm).appraise(subject)
+        rule = self.rules.get(subject.platform)
+        if rule is None:
+            wanted = " or ".join(sorted(self.rules)) or "none"
+            return one("platform", False, subject.platform, wanted, "this policy takes no machines of that kind")
+        return rule.appraise(subject)
+
+
+@dataclass(frozen=True, slots=True)
+class InGroup:
+    """A rule whose checks stand in a group of the verdict's tree, where they name none of their own."""
+
+    group: str
+    rule: Rule
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Look at the subject with the rule."""
+        found = self.rule.appraise(subject)
+        return Finding(tuple(check.within(self.group) for check in found.checks), found.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +177,7 @@ class ReportData:
             short(seen),
             short(subject.report_data),
             "the quote was made for another key, nonce or statement",
+            why="this is what ties the machine's keys, its statement and its GPUs to the quote",
         )
 
 
@@ -161,13 +189,17 @@ class StatementImage:
         """Compare the two, if there is a statement."""
         if subject.statement is None:
             return Finding(())
-        return one(
+        seen = subject.statement.image
+        check = Check(
             "statement image",
-            subject.statement.image == subject.image_hash,
-            short(subject.statement.image),
+            seen == subject.image_hash,
+            short(seen),
             short(subject.image_hash),
             "the statement speaks of another image",
+            why="what the machine says it runs must be what was measured when it started",
+            group=WORKLOAD,
         )
+        return Finding((check,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +217,7 @@ class ImageListed:
             image.hex() if image != NO_ATTESTATION else "not attested",
             "listed in the root contract",
             "compare the image with the published manifests: measurements differ or the listing is not there yet",
+            why="whoever can choose the image can read what the machine is asked",
         )
 
 
@@ -199,8 +232,31 @@ class StatementValues:
         checks = []
         for name, wanted in sorted(self.values.items()):
             seen = getattr(subject.statement, name) if subject.statement else None
-            checks.append(Check(f"statement {name}", seen == wanted, _text(seen), _text(wanted)))
+            check = Check(f"statement {name}", seen == wanted, _text(seen), _text(wanted), group=WORKLOAD)
+            checks.append(check)
         return Finding(tuple(checks))
+
+
+@dataclass(frozen=True, slots=True)
+class MaxAge:
+    """Fresh evidence is not older than a number of seconds; a certificate's says nothing of its age."""
+
+    seconds: float
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Compare the stated time with now."""
+        if subject.made_at is None:
+            return Finding(())
+        check = Check(
+            "age",
+            subject.now - subject.made_at <= self.seconds,
+            f"{max(0.0, subject.now - subject.made_at):.0f} s",
+            f"at most {self.seconds:.0f} s",
+            "ask for fresh evidence",
+            why="a machine may have changed since it made old evidence",
+            group="bundle",
+        )
+        return Finding((check,), subject.made_at + self.seconds)
 
 
 def one(name: str, passed: bool, seen: str, expected: str, hint: str = "", *, why: str = "") -> Finding:

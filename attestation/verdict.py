@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from attestation.claims import WorkloadStatement
+    from attestation.gpu.claims import GpuClaims
     from attestation.tdx import TdReport
 
 Assurance = Literal["hardware", "none"]
@@ -55,6 +56,10 @@ class Check:
     checked: bool = True
     why: str = ""
     group: str = ""
+
+    def within(self, group: str) -> Check:
+        """This check in a group, unless it names one already."""
+        return self if self.group else replace(self, group=group)
 
     def __str__(self) -> str:
         line = f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.seen}"
@@ -99,6 +104,11 @@ class Verdict:
         machine: An identifier of the machine (TDX: PPID; TPM: hash of its endorsement key), empty when unknown.
         report: The TD report behind the image hash, when there is one.
         root_key_id: SHA-384 of the root's public key, empty when no root was involved.
+        platform: Which kind of machine spoke (:attr:`attestation.rules.Subject.platform`).
+        devices: The verified claims of its devices in order; ``None`` where nobody looked.
+        judged_at: Unix time as of which all of this holds.
+        made_at: Unix time that fresh evidence states.
+        anchored_at: Unix time since when a chain holds the evidence's digest, if that was looked up.
     """
 
     accepted: bool
@@ -112,6 +122,11 @@ class Verdict:
     machine: bytes = b""
     report: TdReport | None = field(default=None, repr=False)
     root_key_id: bytes = b""
+    platform: str = "none"
+    devices: tuple[GpuClaims, ...] | None = field(default=None, repr=False)
+    judged_at: float = math.nan
+    made_at: float | None = None
+    anchored_at: float | None = None
 
     @property
     def tree(self) -> CheckGroup:
@@ -140,7 +155,7 @@ class Verdict:
         lines.append(f"image {self.image_hash.hex() if self.image_hash != NO_ATTESTATION else 'not attested'}")
         if self.public_key is not None:
             lines.append(f"key {self.public_key.hex()}")
-        lines.append(f"valid until {_moment(self.expires_at)}")
+        lines.append(f"valid until {moment(self.expires_at)}")
         lines.extend(str(check) for check in self.checks)
         return lines
 
@@ -193,7 +208,8 @@ def _node(name: str, items: Sequence[tuple[tuple[str, ...], Check]]) -> CheckGro
     return CheckGroup(name, _TITLES.get(name, name.replace("gpu", "GPU", 1)), children)
 
 
-def _moment(unix: float) -> str:
+def moment(unix: float) -> str:
+    """A Unix time for a person."""
     try:
         return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds")
     except (OverflowError, ValueError):

@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING, Literal
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from attestation import claims, dcap
+from attestation import claims
 from attestation.certificate import RatlsCertificate, parse_certificate
-from attestation.collateral import CollateralSource, FirstOf
-from attestation.errors import AttestationError, CertificateError, CollateralError, EvidenceError
+from attestation.collateral.sources import Sources
+from attestation.devices import References
+from attestation.errors import AttestationError, CertificateError, EvidenceError
 from attestation.evidence import Bundle, parse_bundle
+from attestation.freshness import Asked, bundle_checks
+from attestation.gathering import Gatherer
 from attestation.lru import BoundedCache
-from attestation.policy import Appraisal
+from attestation.policy import Appraisal, Fresh
+from attestation.staple import Staple
 from attestation.verdict import NO_ATTESTATION, Check, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attestation.claims import WorkloadStatement
+    from attestation.collateral import CollateralSource
     from attestation.policy import Policy
 
 CACHE_LIMIT = 4096
 PARSED_LIMIT = 512
 """Certificates whose parsed form is kept; one holds its quote, about 5 KiB."""
-
-CLOCK_SKEW_S = 300.0
-"""How far in the future evidence may be dated, in seconds."""
 
 Role = Literal["server", "client"]
 _USAGE = {
@@ -43,7 +44,8 @@ class Verifier:
 
     Args:
         policy: What is demanded.
-        collateral: Where collateral comes from; ``None`` leaves only what a bundle carries.
+        collateral: Where collateral comes from, of TDX machines alone or of all kinds; ``None`` leaves only what a
+            bundle carries.
         clock: Unix time.
         cache_limit: Number of appraisals of quotes that are kept. One is used until its collateral expires or is
             replaced; dates, keys and nonces are looked at every time.
@@ -52,17 +54,18 @@ class Verifier:
     def __init__(
         self,
         policy: Policy,
-        collateral: CollateralSource | None = None,
+        collateral: CollateralSource | Sources | None = None,
         clock: Callable[[], float] = time.time,
         *,
         cache_limit: int = CACHE_LIMIT,
     ) -> None:
         self.policy = policy
-        self._collateral = collateral or FirstOf(())
+        if not isinstance(collateral, Sources):
+            collateral = Sources() if collateral is None else Sources(tdx=collateral)
+        self._gatherer = Gatherer(collateral)
         self._clock = clock
         self._appraisals: BoundedCache[Appraisal] = BoundedCache(cache_limit)
         self._certificates: BoundedCache[RatlsCertificate] = BoundedCache(min(cache_limit, PARSED_LIMIT))
-        self._platforms: BoundedCache[tuple[str, str]] = BoundedCache(cache_limit)
 
     async def verify_certificate(self, der: bytes, *, role: Role = "client") -> Verdict:
         """Appraise the certificate of a peer (protocol specification, sections 5.6 and 5.7).
@@ -78,102 +81,108 @@ class Verifier:
         try:
             certificate = self._parse(der)
         except CertificateError as error:
-            return self._refused((_failed("certificate", error, "an RA-TLS certificate"),), now)
-        checks = _certificate_checks(certificate, role, now)
+            return self._refused((_failed("certificate", error, "an RA-TLS certificate").within("certificate"),), now)
+        checks = tuple(check.within("certificate") for check in _certificate_checks(certificate, role, now))
         if not all(check.passed for check in checks):
             return self._refused(checks, now, certificate.public_key)
         report_data = claims.certificate_report_data(certificate.public_key)
-        appraisal = await self._appraise(certificate.quote, report_data, now)
-        return self._verdict(checks, appraisal, certificate.public_key, not_after=certificate.not_after)
+        appraisal = await self._appraise_quote(certificate.quote, report_data, now)
+        return self._verdict(checks, appraisal, now, certificate.public_key, not_after=certificate.not_after)
 
     async def verify_bundle(
         self,
         bundle: bytes,
         *,
-        nonce: bytes,
-        public_key: bytes,
+        nonce: bytes | None,
+        public_key: bytes | None,
         digest: bytes | None = None,
         block_known: Callable[[bytes], bool] | None = None,
+        at: float | None = None,
+        anchored_at: float | None = None,
     ) -> Verdict:
-        """Appraise a fresh evidence bundle.
+        """Appraise a fresh evidence bundle, or a kept one.
 
         Args:
             bundle: The bundle as it came.
-            nonce: The 32 bytes that were asked for.
-            public_key: The peer's TLS key (channel binding): a bundle of another key is a relayed one.
+            nonce: The 32 bytes that were asked for; ``None`` for a bundle that nobody here asked for.
+            public_key: The peer's TLS key (channel binding): a bundle of another key is a relayed one. ``None`` where
+                there is no link, or somebody else holds its far end.
             digest: SHA-256 the bundle must have, when the peer's certificate named one.
             block_known: Says whether a block hash is a recent proven one; without it the hash is reported only.
+            at: Unix time as of which to judge, now by default. For a kept bundle the time that it states
+                (:attr:`~attestation.evidence.Bundle.made_at`): what was stapled then goes before our sources now.
+            anchored_at: Unix time since when the chain holds the bundle's digest, if the caller found it there.
 
         Returns:
             A verdict with the statement; nothing is raised for a bad bundle.
         """
-        now = self._clock()
+        now = self._clock() if at is None else at
         try:
             parsed = parse_bundle(bundle)
         except EvidenceError as error:
-            return self._refused((_failed("bundle", error, "an evidence bundle"),), now)
-        checks = [
-            _equal("nonce", parsed.nonce, nonce, "the bundle was made for another request: a replay"),
-            _equal("channel key", parsed.keys["tls"], public_key, "the evidence is of another machine than the link"),
-            Check(
-                "bundle signature",
-                parsed.signature_holds(),
-                "checked",
-                "the key in the bundle signed all of it",
-                "the bundle was changed after it was made",
-            ),
-            Check("freshness path", parsed.path_holds(), f"{len(parsed.path)} steps", "the nonce is under the root"),
-            Check(
-                "made at",
-                parsed.made_at <= now + CLOCK_SKEW_S,
-                f"{parsed.made_at}",
-                f"not after {now + CLOCK_SKEW_S:.0f}",
-                "compare the clocks",
-            ),
-        ]
-        devices = len(parsed.devices)
-        checks.append(
-            Check("gpu evidence", not devices, f"{devices} devices", "none: this version judges no GPU evidence")
+            return self._refused((_failed("bundle", error, "an evidence bundle").within("bundle"),), now)
+        asked = Asked(
+            now=now,
+            stated=at is not None,
+            nonce=nonce,
+            public_key=public_key,
+            digest=digest,
+            block_known=block_known,
+            anchored_at=anchored_at,
         )
-        if digest is not None:
-            seen = hashlib.sha256(bundle).digest()
-            checks.append(_equal("bundle digest", seen, digest, "the certificate names another bundle"))
-        if block_known is not None:
-            known = block_known(parsed.block_hash)
-            checks.append(
-                Check("block", known, parsed.block_hash.hex(), "a recent proven block", "evidence made too early")
-            )
+        checks = bundle_checks(bundle, parsed, asked)
         if not all(check.passed for check in checks):
-            return self._refused(tuple(checks), now, parsed.keys["tls"])
-        appraisal = await self._appraise(
-            parsed.quote, parsed.report_data(), now, statement=parsed.statement, stapled=parsed.collateral
-        )
-        return self._verdict(tuple(checks), appraisal, parsed.keys["tls"], bundle=parsed)
+            return self._refused(checks, now, parsed.keys["tls"])
+        appraisal = await self._appraise_bundle(parsed, now, kept=at is not None)
+        return self._verdict(checks, appraisal, now, parsed.keys["tls"], bundle=parsed, anchored_at=anchored_at)
 
-    async def _appraise(
-        self,
-        quote: bytes | None,
-        report_data: bytes,
-        now: float,
-        *,
-        statement: WorkloadStatement | None = None,
-        stapled: bytes | None = None,
-    ) -> Appraisal:
+    async def _appraise_bundle(self, parsed: Bundle, now: float, *, kept: bool) -> Appraisal:
+        """Quote, devices and statement.
+
+        Args:
+            parsed: The bundle.
+            now: Unix time.
+            kept: Whether ``now`` is a time in the past: nothing of the present is used then, and nothing is remembered.
+        """
+        collateral, notes = await self._gatherer.platform(
+            parsed.quote, self.policy.reader.forms, parsed.collateral, stapled_first=kept
+        )
+        judge, references = self.policy.devices, References()
+        if parsed.devices and judge.judges:
+            references, more = await self._gatherer.devices(parsed.devices, parsed.collateral, stapled_first=kept)
+            notes = (*notes, *more)
+        report_data, statement = parsed.report_data(), parsed.statement
+        key = _digest(
+            parsed.quote,
+            collateral,
+            report_data,
+            parsed.log,
+            parsed.made_at.to_bytes(8),
+            *(part for item in sorted(references.rims.items()) for part in (item[0].encode(), item[1])),
+            *(part for item in sorted(references.ocsp.items()) for part in item),
+        )
+        appraisal = None if kept else self._appraisals.get(key, now)
+        if appraisal is None:
+            found = judge.judge(parsed.devices, parsed.device_nonce, references, now)
+            fresh = Fresh(statement, parsed.made_at, parsed.log, found)
+            appraisal = self.policy.appraise(parsed.quote, collateral, report_data=report_data, now=now, fresh=fresh)
+            if not kept and all(check.passed for check in appraisal.checks):
+                self._appraisals.put(key, appraisal, appraisal.expires_at)
+        return appraisal.noting(notes)
+
+    async def _appraise_quote(self, quote: bytes | None, report_data: bytes, now: float) -> Appraisal:
+        """The quote of a certificate."""
         collateral: bytes | None = None
-        note: Check | None = None
-        if quote is not None and self.policy.reader.needs_collateral:
-            collateral, note = await self._find_collateral(quote, stapled)
-            if note is not None and not note.passed:
-                return Appraisal((note,), NO_ATTESTATION, now)
-        key = _digest(quote, collateral, report_data, statement.to_cbor() if statement else None)
+        notes: tuple[Check, ...] = ()
+        if quote is not None:
+            collateral, notes = await self._gatherer.platform(quote, self.policy.reader.forms, Staple())
+        key = _digest(quote, collateral, report_data)
         appraisal = self._appraisals.get(key, now)
         if appraisal is None:
-            appraisal = self.policy.appraise(quote, collateral, report_data=report_data, now=now, statement=statement)
+            appraisal = self.policy.appraise(quote, collateral, report_data=report_data, now=now)
             if all(check.passed for check in appraisal.checks):
                 self._appraisals.put(key, appraisal, appraisal.expires_at)
-        if note is not None:
-            appraisal = appraisal.noting(note)
-        return appraisal
+        return appraisal.noting(notes)
 
     def _parse(self, der: bytes) -> RatlsCertificate:
         key = hashlib.sha256(der).digest()
@@ -183,40 +192,16 @@ class Verifier:
             self._certificates.put(key, certificate)
         return certificate
 
-    def _platform_of(self, quote: bytes) -> tuple[str, str]:
-        key = hashlib.sha256(quote).digest()
-        platform = self._platforms.get(key)
-        if platform is None:
-            platform = dcap.platform_of(quote)
-            self._platforms.put(key, platform)
-        return platform
-
-    async def _find_collateral(self, quote: bytes, stapled: bytes | None) -> tuple[bytes | None, Check | None]:
-        """Our own source first: a peer could staple collateral from before a TCB recovery.
-
-        Returns:
-            Collateral and a check that says whose it is or why there is none; neither if the quote names no platform.
-        """
-        expected = "collateral for the quote's platform"
-        try:
-            fmspc, authority = self._platform_of(quote)
-        except EvidenceError:
-            return None, None
-        try:
-            return await self._collateral.get(fmspc, authority), _passed("collateral", f"own, for {fmspc}", expected)
-        except CollateralError as error:
-            if stapled:
-                return stapled, _passed("collateral", f"stapled, for {fmspc}", expected)
-            return None, _failed("collateral", error, expected)
-
     def _verdict(
         self,
         checks: tuple[Check, ...],
         appraisal: Appraisal,
+        now: float,
         public_key: bytes,
         *,
         not_after: float = math.inf,
         bundle: Bundle | None = None,
+        anchored_at: float | None = None,
     ) -> Verdict:
         every = (*checks, *appraisal.checks)
         accepted = all(check.passed for check in every)
@@ -232,10 +217,15 @@ class Verifier:
             machine=appraisal.machine,
             report=appraisal.report,
             root_key_id=appraisal.root_key_id,
+            platform=appraisal.platform,
+            devices=appraisal.devices,
+            judged_at=now,
+            made_at=bundle.made_at if bundle else None,
+            anchored_at=anchored_at,
         )
 
     def _refused(self, checks: tuple[Check, ...], now: float, public_key: bytes | None = None) -> Verdict:
-        return Verdict(False, "none", self.policy.name, NO_ATTESTATION, public_key, checks, now)
+        return Verdict(False, "none", self.policy.name, NO_ATTESTATION, public_key, checks, now, judged_at=now)
 
 
 def _certificate_checks(certificate: RatlsCertificate, role: Role, now: float) -> tuple[Check, ...]:
@@ -269,14 +259,6 @@ def _digest(*parts: bytes | None) -> bytes:
     for part in parts:
         state.update(b"\0" if part is None else b"\1" + hashlib.sha256(part).digest())
     return state.digest()
-
-
-def _equal(name: str, seen: bytes, wanted: bytes, hint: str) -> Check:
-    return Check(name, seen == wanted, seen.hex(), wanted.hex(), hint)
-
-
-def _passed(name: str, seen: str, expected: str) -> Check:
-    return Check(name, True, seen, expected)
 
 
 def _failed(name: str, error: AttestationError, expected: str) -> Check:

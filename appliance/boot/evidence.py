@@ -20,11 +20,10 @@ from appliance.boot.configuration import MACHINE_FILE
 from appliance.chain.addresses import Address
 from appliance.config.models import WorkerConfig
 from appliance.errors import StageError
-from appliance.worker.evidence import staple
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
-from attestation.collateral import open_source
 from attestation.errors import AttestationError
+from attestation.gathering import Gatherer
 from attestation.platforms import Tpm, open_platform
 from attestation.ratls import Identity
 from attestation.tpm import references
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from appliance.boot.system import System
+    from attestation.evidence import Stapling
     from attestation.platforms import Platform
 
 log = structlog.get_logger(__name__)
@@ -76,12 +76,11 @@ class Prover:
         identity = await Identity.create(platform, key=key)
         image = await _image(platform, identity, config)
         statement = REFUSED if config is None else describe(config, image)
-        source = open_source(config.host.collateral) if config is not None else None
         maker = EvidenceMaker(
             platform,
             identity,
             statement=lambda: replace(statement, image=image),
-            collateral=staple(lambda: identity.certificate, source),
+            staple=_staple(config),
             min_interval=MIN_INTERVAL_S,
         )
         return cls(identity, maker)
@@ -106,6 +105,15 @@ class Prover:
     async def close(self) -> None:
         """Stop making evidence."""
         await self._maker.close()
+
+
+def _staple(config: WorkerConfig | None) -> Stapling | None:
+    """Finds the collateral of this machine's evidence; nothing where no configuration says whom to ask."""
+    if config is None:
+        return None
+    from appliance.assembly import collateral_sources  # noqa: PLC0415 - loads the chain's libraries: seconds of a start
+
+    return Gatherer(collateral_sources(config.host)).staple
 
 
 async def _image(platform: Platform, identity: Identity, config: WorkerConfig | None) -> bytes:

@@ -38,9 +38,10 @@ ENGINE_KEY = Path("/run/chrysalis/config/engine.key")
 class GuestHost(Model):
     """The host's text of a guest (``host.toml``).
 
-    ``attestation_ca`` certifies a TPM's attestation key, ``time_authority`` makes time-stamps, ``collateral`` serves
-    what quotes are verified with; all are asked over HTTP, and none is trusted. ``owner_page_sha256`` is the SHA-256 of
-    the bearer key (hex) that opens the worker's own page on the attested port; without it nobody reads that page.
+    ``attestation_ca`` certifies a TPM's attestation key, ``time_authority`` makes time-stamps, ``collateral``,
+    ``kds``, ``rim`` and ``ocsp`` serve what evidence is verified with; all are asked over HTTP, and none is trusted.
+    ``owner_page_sha256`` is the SHA-256 of the bearer key (hex) that opens the worker's own page on the attested port;
+    without it nobody reads that page.
     """
 
     liteservers: Annotated[tuple[LiteserverConfig, ...], Field(min_length=1, max_length=64)]
@@ -49,6 +50,9 @@ class GuestHost(Model):
     attestation_ca: HttpUrl | None = None
     time_authority: HttpUrl | None = None
     collateral: HttpUrl | None = None
+    kds: HttpUrl | None = None
+    rim: HttpUrl | None = None
+    ocsp: HttpUrl | None = None
     registry_poll_s: Annotated[float, Field(gt=0, le=3600)] = 45.0
     drain_s: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S)] = 30.0
     log_level: Literal["info", "warning", "error"] = "info"

@@ -18,6 +18,7 @@ AddressText = Annotated[str, StringConstraints(pattern=r"^(-?\d{1,3}:[0-9a-fA-F]
 HostPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):\d{1,5}$")]
 Base64 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=65536)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,200}@[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}$")]
+ServiceUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s]{1,500}$")]
 MAX_TIMEOUT_S = 3600.0
 
 
@@ -189,6 +190,8 @@ class HostConfig(Model):
     SIGTERM. ``platform`` is what makes this machine's evidence; without it, what the policy's name says.
     ``quote_source`` belongs to it: a quoting service's socket (``simulated``), another configfs directory (``tdx``),
     another directory for key and certificates (``tpm``). ``attestation_ca`` certifies a TPM's attestation key (URL).
+    ``collateral`` (a URL, file or directory), ``kds``, ``rim`` and ``ocsp`` (URLs) have what evidence of TDX machines,
+    of SEV-SNP machines and of GPUs is judged by; without them only what comes with evidence is used.
     """
 
     state_dir: Path
@@ -197,8 +200,11 @@ class HostConfig(Model):
     router: HostPort | None = None
     platform: Literal["tdx", "simulated", "fake_tdx", "tpm", "none"] | None = None
     quote_source: str | None = None
-    attestation_ca: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]{1,500}$")] | None = None
+    attestation_ca: ServiceUrl | None = None
     collateral: str | None = None
+    kds: ServiceUrl | None = None
+    rim: ServiceUrl | None = None
+    ocsp: ServiceUrl | None = None
     registry_poll_s: Annotated[float, Field(gt=0, le=3600)] = 45.0
     drain_s: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S)] = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -19,7 +19,7 @@ import structlog
 
 from appliance.accounting.errors import LedgerError
 from appliance.accounting.gateway_ledger import GatewayLedger
-from appliance.assembly import collateral_source, open_chain, open_registry, open_verifier, own_platform
+from appliance.assembly import collateral_sources, open_chain, open_registry, open_verifier, own_platform
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError, StaleError
@@ -40,6 +40,7 @@ from appliance.keys import read_key
 from appliance.wire.transport import LinkProtocol
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
+from attestation.gathering import Gatherer
 from attestation.policy import for_name
 from attestation.ratls import Identity as TlsIdentity
 from attestation.ratls import RatlsListener, RouterListener
@@ -328,7 +329,7 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
     fresh = asyncio.get_running_loop().create_task(identity.keep_fresh())
     stack.callback(fresh.cancel)
     verifier = open_verifier(trust, host)
-    strangers = Verifier(for_name("any"), collateral_source(host))
+    strangers = Verifier(for_name("any"), collateral_sources(host))
     refused: deque[str] = deque(maxlen=_REMEMBERED_REFUSALS)
 
     def remember(verdict: Verdict) -> None:
@@ -352,7 +353,11 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
         chain=bytes.fromhex(config.measured.network.zerostate.root_hash),
     )
     own = EvidenceMaker(
-        platform, identity, statement=lambda: statement, block_hash=lambda: registry.head.block.root_hash
+        platform,
+        identity,
+        statement=lambda: statement,
+        block_hash=lambda: registry.head.block.root_hash,
+        staple=Gatherer(collateral_sources(host)).staple,
     )
     stack.push_async_callback(own.close)
     return _Doors(workers, clients, own.bundle, refused)

@@ -19,7 +19,7 @@ import tenacity
 from aiohttp import web
 
 from appliance.accounting.worker_ledger import WorkerLedger
-from appliance.assembly import collateral_source, open_chain, open_dialer, open_registry, open_verifier, own_platform
+from appliance.assembly import collateral_sources, open_chain, open_dialer, open_registry, open_verifier, own_platform
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError
@@ -33,7 +33,6 @@ from appliance.errors import ConfigError, StageError, leaf
 from appliance.keys import read_key, read_secret, write_secret
 from appliance.worker.book import Book
 from appliance.worker.engine import describe_engine, open_engine
-from appliance.worker.evidence import staple
 from appliance.worker.handshake import Offer
 from appliance.worker.intake import CacheSalts
 from appliance.worker.payer import RelayPayer, WalletPayer
@@ -44,6 +43,7 @@ from appliance.worker.stages import Stages
 from appliance.worker.status import StatusPage
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
+from attestation.gathering import Gatherer
 from attestation.ratls import Identity
 from attestation.ratls.pow import open_pool
 
@@ -284,7 +284,7 @@ class Program:
             identity,
             statement=statement,
             block_hash=lambda: registry.head.block.root_hash,
-            collateral=staple(lambda: identity.certificate, collateral_source(self._config.host)),
+            staple=Gatherer(collateral_sources(self._config.host)).staple,
         )
         self._stack.push_async_callback(maker.close)
         return maker.bundle

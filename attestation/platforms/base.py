@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from attestation.errors import CollectionError
 
 REPORT_DATA_SIZE = 64
+_ATTEMPTS = 3
 
 
 class Platform(Protocol):
@@ -47,11 +48,26 @@ class EventLogPlatform(Protocol):
         """
 
 
-async def collect_fresh(platform: Platform, report_data: bytes) -> bytes:
-    """What a platform shows in fresh evidence; arguments and errors as :meth:`Platform.collect`."""
+async def collect_fresh(platform: Platform, report_data: bytes) -> tuple[bytes, bytes | None]:
+    """What a platform shows in fresh evidence, and the log beside it; arguments and errors as :meth:`Platform.collect`.
+
+    A register may be extended while the quote is made: the log is the same before and after it, or both are made anew.
+    """
     if isinstance(platform, LoggingPlatform):
-        return await platform.collect_with_logs(report_data)
-    return await platform.collect(report_data)
+        return await platform.collect_with_logs(report_data), None
+    if not isinstance(platform, EventLogPlatform):
+        return await platform.collect(report_data), None
+    before = await platform.event_log()
+    for _ in range(_ATTEMPTS):
+        quote = await platform.collect(report_data)
+        after = await platform.event_log()
+        if after == before:
+            return quote, after
+        before = after
+    raise CollectionError(
+        f"the event log changed during each of {_ATTEMPTS} quotes",
+        hint="something keeps extending registers; evidence is made when it has come to rest",
+    )
 
 
 def check_report_data(report_data: bytes) -> None:

@@ -19,12 +19,14 @@ from attestation.claims import WorkloadStatement
 from attestation.collateral import StaticCollateral
 from attestation.errors import AttestationError, CollectionError, EvidenceError
 from attestation.ratls import Identity
+from attestation.staple import MAX_OCSP, MAX_RIMS, MAX_SNP, Staple
 from attestation.tdx import parse_quote
 from attestation.tpm.evidence import MAX_EVIDENCE
 from attestation.verifier import Verifier
+from measurements.eventlog import MAX_LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from appliance.lab.tee import SyntheticTdx
 
@@ -61,9 +63,12 @@ class Guest:
     async def boot(cls, world: SyntheticTdx, **changes: Any) -> Guest:
         return cls(world, await Identity.create(World(world), clock=lambda: NOW), _statement(world, **changes))
 
-    async def bundle(self, nonce: bytes = NONCE, collateral: bytes | None = None) -> bytes:
+    async def bundle(self, nonce: bytes = NONCE, collateral: bytes | None = None, **options: Any) -> bytes:
+        async def staple(_: bytes, __: Sequence[bytes]) -> Staple:
+            return Staple(tdx=collateral)
+
         return await evidence.build_bundle(
-            self.platform, self.identity, self.statement, nonce, BLOCK, collateral, made_at=NOW - 5
+            self.platform, self.identity, self.statement, nonce, BLOCK, staple=staple, made_at=NOW - 5, **options
         )
 
 
@@ -111,7 +116,7 @@ def _changed(bundle: bytes, change: Callable[[dict[str, Any]], object], signer: 
     change(content)
     if signer is not None:
         del content["signature"]
-        content["signature"] = signer.sign(b"chrysalis evidence bundle v1\0" + cbor.encode(content))
+        content["signature"] = signer.sign(b"chrysalis evidence bundle v2\0" + cbor.encode(content))
     return cbor.encode(content)
 
 
@@ -142,7 +147,8 @@ async def test_nobody_swaps_the_owner_the_key_or_the_price(world: SyntheticTdx) 
 
     assert await failed(_changed(bundle, with_key, thief), thief.public_key) == ["report data"]
     assert await failed(_changed(bundle, lambda content: content.update(gpu=[b"other"]), guest.identity)) == [
-        "gpu evidence"
+        "gpu evidence",
+        "report data",
     ]
     assert await failed(_changed(bundle, lambda content: content.update(root=bytes(32)), guest.identity)) == [
         "freshness path"
@@ -198,15 +204,15 @@ async def test_many_nonces_share_a_quote(world: SyntheticTdx) -> None:
             await asyncio.sleep(0.01)
             return await super().collect(report_data)
 
-    async def staple() -> bytes:
-        return world.collateral_json()
+    async def staple(_: bytes, __: Sequence[bytes]) -> Staple:
+        return Staple(tdx=world.collateral_json())
 
     maker = EvidenceMaker(
         Slow(world),
         guest.identity,
         statement=lambda: guest.statement,
         block_hash=lambda: BLOCK,
-        collateral=staple,
+        staple=staple,
         keys={"hpke": b"\x07" * 32},
         min_interval=0.0,
     )
@@ -336,7 +342,7 @@ def test_cbor_that_evidence_does_not_use_is_refused(data: str, message: str) -> 
     [
         lambda content: content.pop("quote"),
         lambda content: content.update(extra=1),
-        lambda content: content.update(version=2),
+        lambda content: content.update(version=1),
         lambda content: content.update(version=True),
         lambda content: content.update(nonce=bytes(31)),
         lambda content: content.update(platform=b"tdx"),
@@ -352,7 +358,20 @@ def test_cbor_that_evidence_does_not_use_is_refused(data: str, message: str) -> 
         lambda content: content.update(gpu=[1]),
         lambda content: content.update(gpu=[b""] * 17),
         lambda content: content.update(quote=bytes(MAX_EVIDENCE + 1)),
-        lambda content: content.update(collateral="text"),
+        lambda content: content.update(collateral=None),
+        lambda content: content.update(collateral={"tdx": None}),
+        lambda content: content["collateral"].update(tdx="text"),
+        lambda content: content["collateral"].update(tdx=b""),
+        lambda content: content["collateral"].update(snp=bytes(MAX_SNP + 1)),
+        lambda content: content["collateral"].update(rims={"": b"x"}),
+        lambda content: content["collateral"].update(rims={"x": None}),
+        lambda content: content["collateral"].update(rims={str(i): b"x" for i in range(MAX_RIMS + 1)}),
+        lambda content: content["collateral"].update(ocsp={"00": b"x"}),
+        lambda content: content["collateral"].update(ocsp={"AB" * 32: b"x"}),
+        lambda content: content["collateral"].update(ocsp={"ab" * 32: bytes(MAX_OCSP + 1)}),
+        lambda content: content["collateral"].update(ocsp=[]),
+        lambda content: content.update(log=bytes(MAX_LOG + 1)),
+        lambda content: content.update(log=1),
         lambda content: content.update(block=bytes(16)),
         lambda content: content.update(made=-1),
         lambda content: content.update(made=None),

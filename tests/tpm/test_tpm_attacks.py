@@ -24,6 +24,7 @@ from attestation import policy
 from attestation.claims import WorkloadStatement
 from attestation.errors import AttestationError
 from attestation.platforms import Tpm
+from attestation.policy import Fresh
 from attestation.tpm import references
 from attestation.tpm.attest import parse_quote
 from attestation.tpm.evidence import TpmEvidence, parse_evidence
@@ -64,7 +65,7 @@ def appraise(
         None,
         report_data=report_data or made.report_data,
         now=time.time() if now is None else now,
-        statement=said or statement(made),
+        fresh=Fresh(said or statement(made), time.time()),
     )
 
 
@@ -88,7 +89,14 @@ def test_an_honest_machine_is_accepted(made: Made) -> None:
         "PCR 14",
     ]
     unchecked = [check.name for check in appraisal.checks if not check.checked]
-    assert unchecked == ["tpm", "firmware (PCR 0 to 3, 5 to 7)", "other registers (PCR 8, 10, 13, 15)", "tpm clock"]
+    assert unchecked == [
+        "tpm",
+        "firmware (PCR 0 to 3, 5 to 7)",
+        "other registers (PCR 8, 10, 13, 15)",
+        "tpm clock",
+        "machine",
+        "statement",
+    ]
 
 
 def test_the_form_for_certificates_says_that_it_has_no_log(made: Made) -> None:
@@ -413,7 +421,7 @@ def test_evidence_of_a_kind_that_the_policy_does_not_trust(made: Made) -> None:
     both = policy.for_name("simulated", tpm_roots=made.world.roots, simulated_roots=(machine.root_der,))
     now = time.time()
     accepted = {
-        (chosen.reader.needs_collateral, kind): failed(
+        ("tdx" in chosen.reader.forms, kind): failed(
             chosen.appraise(data, collateral, report_data=made.report_data, now=now)
         )
         for chosen in (tpm_only, tdx_only)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from appliance.lab.tee import SyntheticTdx
-from appliance.worker.evidence import staple
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
+from attestation.collateral.sources import Sources
 from attestation.errors import CollateralError
+from attestation.gathering import Gatherer
 from attestation.platforms import FakeTdx
 from attestation.policy import for_name
 from attestation.ratls import Identity
@@ -28,12 +29,10 @@ class Source:
 
 
 async def test_nothing_is_stapled_where_there_is_nothing() -> None:
-    plain = await Identity.create(None)
-    assert await staple(lambda: plain.certificate, None)() is None
-    assert await staple(lambda: plain.certificate, Source(b"{}"))() is None, "a certificate without a quote"
-    fake = await Identity.create(FakeTdx())
     source = Source(b"{}")
-    assert await staple(lambda: fake.certificate, source)() is None, "a quote that names no platform"
+    fake = await FakeTdx().collect(bytes(64))
+    assert not await Gatherer(Sources()).staple(fake, ())
+    assert not await Gatherer(Sources(tdx=source)).staple(fake, ()), "a quote that names no platform"
     assert source.asked == []
 
 
@@ -56,13 +55,13 @@ async def test_a_verifier_without_a_source_judges_by_what_is_stapled() -> None:
     verifier = Verifier(for_name("simulated", simulated_roots=(world.root_der,)), None)
     image = (await Verifier(verifier.policy, source).verify_certificate(identity.certificate)).image_hash
     statement = WorkloadStatement(image=image, measured_config=b"\1" * 32)
-    for with_source, accepted in ((source, True), (None, False)):
+    for with_source, accepted in ((Sources(tdx=source), True), (Sources(), False)):
         maker = EvidenceMaker(
             Machine(world),
             identity,
             statement=lambda: statement,
             block_hash=lambda: b"\2" * 32,
-            collateral=staple(lambda: identity.certificate, with_source),
+            staple=Gatherer(with_source).staple,
         )
         bundle = await maker.bundle(b"\3" * 32)
         verdict = await verifier.verify_bundle(bundle, nonce=b"\3" * 32, public_key=identity.public_key)
@@ -72,7 +71,7 @@ async def test_a_verifier_without_a_source_judges_by_what_is_stapled() -> None:
 
 
 async def test_a_source_that_fails_costs_the_staple_only() -> None:
-    identity = await Identity.create(Machine(SyntheticTdx()))
+    quote = SyntheticTdx().quote(bytes(64))
     source = Source(None)
-    assert await staple(lambda: identity.certificate, source)() is None
+    assert not await Gatherer(Sources(tdx=source)).staple(quote, ())
     assert len(source.asked) == 1
