@@ -23,7 +23,8 @@ from appliance.engine.models import prepare
 from appliance.host import launch, readiness, running
 from appliance.host.errors import LaunchError
 from appliance.host.machine import STATUS_PORT, Configuration, Machine
-from appliance.lab import pcs, tamper
+from appliance.lab import tamper
+from appliance.lab.collateral_server import CollateralServer
 from appliance.lab.demo_site import Served, Settled, engine_settings, fetch
 from appliance.lab.errors import LabError
 from appliance.lab.tpm_world import TpmWorld
@@ -126,7 +127,7 @@ class GuestSite:
         """Predict what the machine will measure, open its authorities, write its three configurations."""
         volume = self._packed
         authority = await self._stack.enter_async_context(self._authorities.serve())
-        collateral = await self._stack.enter_async_context(pcs.serving(world.tee))
+        collateral = await self._stack.enter_async_context(CollateralServer(tdx=world.tee))
         roots = {"tpm_roots": [base64.b64encode(root).decode() for root in self._authorities.roots]}
         measured = world.measured(
             served.name,
@@ -138,7 +139,7 @@ class GuestSite:
             "liteservers": [seen_from_guest(server.model_dump()) for server in world.liteservers],
             "gateways": [f"{HOST_FROM_GUEST}:{ports['workers']}"],
             "attestation_ca": f"http://{HOST_FROM_GUEST}:{authority}",
-            "collateral": f"http://{HOST_FROM_GUEST}:{collateral}",
+            "collateral": f"http://{HOST_FROM_GUEST}:{collateral.port}",
             "registry_poll_s": QUICK_POLL_S,
             "owner_page_sha256": hashlib.sha256(self._key.encode()).hexdigest(),
         }

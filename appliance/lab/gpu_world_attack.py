@@ -9,6 +9,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+EVERY = "every"
+"""Instead of one manifest or certificate: all of them."""
+
 
 class DeviceFault(enum.Enum):
     """Which device answers in the target's place (class 1)."""
@@ -174,10 +177,10 @@ class GpuAttack:
         extra: How many GPUs of another machine are shown as well.
         missing_switches: How many switches, from the last, are not shown.
         rim: What is wrong with the manifest ``rim_of``.
-        rim_of: ``driver`` or ``vbios``.
+        rim_of: ``driver``, ``vbios`` or :data:`EVERY`.
         ocsp: What is wrong with the answer about ``ocsp_of``.
         ocsp_of: Which certificate: ``identity``, ``provisioner`` or ``device`` of the target's chain, ``rim-ca``,
-            ``rim-issuer``, ``driver`` or ``vbios`` of the manifests' chains.
+            ``rim-issuer``, ``driver`` or ``vbios`` of the manifests' chains; or :data:`EVERY`.
     """
 
     target: int = 0
@@ -193,3 +196,11 @@ class GpuAttack:
     rim_of: str = "vbios"
     ocsp: OcspFault = OcspFault.NONE
     ocsp_of: str = "device"
+
+    def rim_fault(self, role: str) -> RimFault:
+        """What is wrong with the manifest of a role."""
+        return self.rim if self.rim_of in {role, EVERY} else RimFault.NONE
+
+    def ocsp_fault(self, role: str) -> OcspFault:
+        """What is wrong with the answer about the certificate of a role."""
+        return self.ocsp if self.ocsp_of in {role, EVERY} else OcspFault.NONE

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.x509 import ocsp
 
-from appliance.lab.gpu_world_attack import GpuAttack, OcspFault, RimFault
+from appliance.lab.gpu_world_attack import GpuAttack, RimFault
 from appliance.lab.gpu_world_ocsp import Responder, Subject
 from appliance.lab.gpu_world_pki import (
     ENDLESS,
@@ -146,7 +146,7 @@ class GpuVendor:
             wanted.append(("vbios", Manifest(rim_id, product, switch_bios, values, "NVSwitch", SWITCH_MEASUREMENTS)))
         found = {}
         for role, manifest in wanted:
-            fault = attack.rim if role == attack.rim_of else RimFault.NONE
+            fault = attack.rim_fault(role)
             values = self.vbios_values(board) if role == "driver" else self.driver_values(board.driver)
             if fault is not RimFault.MISSING:
                 found[manifest.rim_id] = self._manifest(role, manifest, fault, values)
@@ -186,7 +186,7 @@ class GpuVendor:
             attack: What is wrong.
             nonce: The asker's, which the answer repeats.
         """
-        fault = attack.ocsp if subject.role == attack.ocsp_of else OcspFault.NONE
+        fault = attack.ocsp_fault(subject.role)
         other = Subject(self._rim_ca.certificate, self._rim_root, "")
         if subject.role == "rim-ca":
             other = Subject(self._rim_issuer.certificate, self._rim_ca, "")
