@@ -20,12 +20,40 @@ if TYPE_CHECKING:
 
 DAY = 86400.0
 ZERO48 = bytes(48)
+_UPDATE = "update microcode, TDX module and firmware of the host, then register the platform again"
+_SETTINGS = "the host's firmware settings need the change that the advisories name"
+_MITIGATIONS = "the guest needs the mitigations that the advisories name; a policy may then allow the status"
+_RELAUNCH = "the TDX module was updated under the running guest: stop and start it"
 _STATUS_HINTS = {
-    "OutOfDate": "update microcode, TDX module and firmware of the host, then register the platform again",
-    "ConfigurationNeeded": "the host's firmware settings need the change that the advisories name",
-    "SWHardeningNeeded": "the guest needs the mitigations that the advisories name; a policy may then allow the status",
-    "TDRelaunchAdvised": "the TDX module was updated under the running guest: stop and start it",
+    "OutOfDate": _UPDATE,
+    "OutOfDateConfigurationNeeded": f"{_UPDATE}; {_SETTINGS}",
+    "ConfigurationNeeded": _SETTINGS,
+    "SWHardeningNeeded": _MITIGATIONS,
+    "ConfigurationAndSWHardeningNeeded": f"{_SETTINGS}; {_MITIGATIONS}",
+    "TDRelaunchAdvised": _RELAUNCH,
+    "TDRelaunchAdvisedConfigurationNeeded": f"{_RELAUNCH}; {_SETTINGS}",
+    "Revoked": "this level is broken for good, no grace covers it: use another machine, or update this one",
 }
+_WHY_REGISTER = {
+    "mr_seam": "The TDX module stands between the guest and its host; one that is not known may look into the guest.",
+    "mr_signer_seam": "The TDX module stands between the guest and its host; only Intel's own is signed with zeros here.",
+    "seam_attributes": "A module made for debugging protects nothing.",
+    "mr_owner": "The field names who launched the machine; nobody but the operator's own launch may use it.",
+    "mr_owner_config": "The field configures the machine by its owner, beside what is measured elsewhere.",
+    "mr_service_td": "A service TD can take a machine's memory out in order to move it.",
+    "mr_td": "It holds the firmware that the machine started with.",
+}
+_WHY_ATTRIBUTES = "Some of these bits let the host read the guest, watch it or move it."
+_WHY_XFAM = "State that the guest may use is state that its host has to save for it; tracing units leak what it does."
+_WHY_CONFIG = "Settings that the host hands over count only if the processor measured them."
+_WHY_TCB = "Flaws that are known and mended elsewhere are open on a machine that is behind."
+_WHY_NUMBER = "Whoever keeps new collateral back hides that a machine fell behind."
+_WHY_ROOT = "Anybody can make a root; only the processor's maker speaks for the processor."
+_WHY_MACHINE = (
+    "A machine on the list stands where somebody watches it: nothing else helps against a tap on its memory bus "
+    "or a key taken out of another one."
+)
+_WHY_KIND = "Kinds of platforms differ in what their hardware defends against."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +71,7 @@ class Register:
             subject.report is not None and not seen and any(not any(v) for v in self.allowed)
         )
         expected = " or ".join(sorted(short(value) for value in self.allowed))
-        return one(self.name, passed, short(seen), expected, self.hint)
+        return one(self.name, passed, short(seen), expected, self.hint, why=_WHY_REGISTER.get(self.name, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +91,7 @@ class TdAttributes:
             names,
             f"only {', '.join(attribute_names(wanted))}",
             "a TD with other bits can be looked into (DEBUG, PERFMON), moved (MIGRATABLE), or was launched differently",
+            why=_WHY_ATTRIBUTES,
         )
 
 
@@ -81,7 +110,8 @@ class Xfam:
         """Compare with both masks."""
         value = int.from_bytes(subject.report.xfam, "little") if subject.report else 0
         passed = value & self.required == self.required and value & ~self.allowed == 0
-        return one("xfam", passed, f"{value:#x}", f"{self.required:#x} within {self.allowed:#x}")
+        hint = "the machine was launched with other state components: compare the host's launch settings"
+        return one("xfam", passed, f"{value:#x}", f"{self.required:#x} within {self.allowed:#x}", hint, why=_WHY_XFAM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +133,7 @@ class ConfigBinding:
             short(seen),
             f"zeros or {short(wanted)}",
             "the machine was launched with another measured configuration than it states",
+            why=_WHY_CONFIG,
         )
 
 
@@ -116,7 +147,7 @@ class RootKey:
         """Compare the root's key id."""
         seen = subject.claims.root_key_id if subject.claims else b""
         expected = " or ".join(sorted(short(value) for value in self.allowed))
-        return one("root key", seen in self.allowed, short(seen), expected)
+        return one("root key", seen in self.allowed, short(seen), expected, why=_WHY_ROOT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +180,11 @@ class TcbStatus:
             str(claims.evaluation_number),
             f"at least {self.min_evaluation_number}",
             "the collateral is older than one already known: refresh it",
+            why=_WHY_NUMBER,
         )
         advisories = f" ({', '.join(claims.advisories)})" if claims.advisories else ""
         if claims.status == "UpToDate":
-            return Finding((Check("tcb status", True, "UpToDate" + advisories, "UpToDate"), number))
+            return Finding((Check("tcb status", True, "UpToDate" + advisories, "UpToDate", why=_WHY_TCB), number))
         end = claims.superseded_at + self.grace_days * DAY
         covered = (
             claims.status in self.grace_statuses
@@ -162,8 +194,9 @@ class TcbStatus:
         )
         seen = f"{claims.status}{advisories} since {_day(claims.superseded_at)}"
         expected = "UpToDate" + (f", or a named status until {_day(end)}" if self.grace_days else "")
-        hint = _STATUS_HINTS.get(claims.status, _STATUS_HINTS["OutOfDate"])
-        return Finding((Check("tcb status", covered, seen, expected, hint), number), end if covered else math.inf)
+        hint = _STATUS_HINTS.get(claims.status, _UPDATE)
+        check = Check("tcb status", covered, seen, expected, hint, why=_WHY_TCB)
+        return Finding((check, number), end if covered else math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,14 +227,42 @@ class PlatformFlags:
 
 @dataclass(frozen=True, slots=True)
 class MachineListed:
-    """The machine is on an allow-list by PPID: what helps against a leaked key or an interposer on the memory bus."""
+    """The machine is on an allow-list by PPID: what helps against a leaked key or an interposer on the memory bus.
+
+    Attributes:
+        machines: PPIDs, 16 bytes each.
+    """
 
     machines: frozenset[bytes]
 
     def appraise(self, subject: Subject) -> Finding:
-        """Look the machine up."""
+        """Look the machine up; one whose PPID is not known is on no list."""
         seen = subject.claims.ppid if subject.claims else b""
-        return one("machine", seen in self.machines, seen.hex() or "unknown", f"one of {len(self.machines)} listed")
+        passed = bool(seen) and seen in self.machines
+        hint = "list the machine if it is yours; evidence from another one may be a relay"
+        return one(
+            "machine", passed, seen.hex() or "unknown", f"one of {len(self.machines)} listed", hint, why=_WHY_MACHINE
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformKind:
+    """The platform is of an allowed kind.
+
+    Attributes:
+        allowed: FMSPCs, 6 bytes each.
+    """
+
+    allowed: frozenset[bytes]
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Compare the FMSPC of the PCK certificate."""
+        seen = subject.claims.fmspc if subject.claims else b""
+        expected = " or ".join(sorted(value.hex().upper() for value in self.allowed)) or "none"
+        hint = "the quote comes from another generation of processors or boards than the policy lists"
+        return one(
+            "platform kind", seen in self.allowed, seen.hex().upper() or "unknown", expected, hint, why=_WHY_KIND
+        )
 
 
 def _day(unix: float) -> str:
