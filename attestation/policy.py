@@ -78,12 +78,14 @@ class Fresh:
         made_at: Unix time that it states.
         log: The event log behind a TDX quote, ``None`` if none was shown.
         devices: What was found out about the machine's devices.
+        anchored_at: Unix time since when a chain holds the bundle's digest, ``None`` where nobody showed that.
     """
 
     statement: WorkloadStatement
     made_at: float
     log: bytes | None = None
     devices: DeviceFinding = field(default_factory=lambda: DeviceFinding((), ()))
+    anchored_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class Policy:
             now,
             statement=fresh.statement if fresh else None,
             made_at=fresh.made_at if fresh else None,
+            anchored_at=fresh.anchored_at if fresh else None,
             tpm=reading.tpm,
             snp=reading.snp,
             azure=reading.azure,

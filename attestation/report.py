@@ -7,11 +7,11 @@ from evidence is shown escaped: nothing in it can move a cursor, colour a termin
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from attestation.verdict import NO_ATTESTATION, Check, CheckGroup
+from attestation.verdict import NO_ATTESTATION, Check, CheckGroup, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,22 +29,16 @@ MARKS: Final = {"passed": "ok", "failed": "FAIL", "unchecked": "--"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What was judged, and when.
+    """What a verdict does not know itself.
 
     Attributes:
         source: Where the evidence came from: a file's name or a peer's address.
-        judged_at: Unix time for which the verdict speaks.
         digest: SHA-256 of the bundle, empty for other evidence.
-        made_at: The time that the bundle states, ``None`` for other evidence.
-        anchored_at: Time of the proven transaction that carries the digest, ``None`` if none was shown.
-        nonce_ours: Whether the nonce was chosen for this request; otherwise it was taken from the bundle itself.
+        nonce_ours: Whether the nonce was chosen for this request.
     """
 
     source: str
-    judged_at: float
     digest: bytes = b""
-    made_at: float | None = None
-    anchored_at: float | None = None
     nonce_ours: bool = False
 
 
@@ -52,16 +46,6 @@ def visible(text: str) -> str:
     """A stranger's text, harmless: what does not print is shown as an escape, what is too long is cut."""
     cut = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text)} characters)"
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
-
-
-def moment(unix: float | None) -> str:
-    """A time for people, UTC."""
-    if unix is None:
-        return "not stated"
-    try:
-        return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):
-        return "the end of time" if unix > 0 else "before all time"
 
 
 def state_of(check: Check) -> str:
@@ -77,18 +61,20 @@ def summary(verdict: Verdict, facts: Facts) -> list[tuple[str, str]]:
     rows = [
         ("evidence", facts.source),
         ("policy", verdict.policy),
-        ("judged for", moment(facts.judged_at)),
+        ("judged as of", moment(verdict.judged_at)),
         ("valid until", moment(verdict.expires_at)),
         ("image", verdict.image_hash.hex() if attested else "not attested"),
     ]
     if verdict.public_key is not None:
         rows.append(("key", verdict.public_key.hex()))
+    if verdict.platform != "none":
+        rows.append(("platform", verdict.platform))
     if verdict.machine:
         rows.append(("machine", verdict.machine.hex()))
     if facts.digest:
         rows.append(("bundle", f"sha256 {facts.digest.hex()}"))
-    if facts.made_at is not None:
-        rows.append(("made at", f"{moment(facts.made_at)} as the machine states it; {_anchor(facts)}"))
+    if verdict.made_at is not None:
+        rows.append(("made at", f"{moment(verdict.made_at)} as the machine states it; {_anchor(verdict)}"))
         nonce = "chosen for this request" if facts.nonce_ours else "not chosen by this verifier: it may be a replay"
         rows.append(("nonce", nonce))
     return rows
@@ -143,20 +129,20 @@ def to_value(verdict: Verdict, facts: Facts) -> dict[str, Any]:
         **plain,
         "evidence": {
             "source": facts.source,
-            "judged_at": facts.judged_at,
             "sha256": facts.digest.hex() or None,
-            "made_at": facts.made_at,
-            "anchored_at": facts.anchored_at,
             "nonce_ours": facts.nonce_ours,
+            "made_at": verdict.made_at,
+            "anchored_at": verdict.anchored_at,
+            "judged_at": verdict.judged_at if math.isfinite(verdict.judged_at) else None,
         },
         "tree": _plain(verdict.tree),
     }
 
 
-def _anchor(facts: Facts) -> str:
-    if facts.anchored_at is None:
+def _anchor(verdict: Verdict) -> str:
+    if verdict.anchored_at is None:
         return "not anchored: nothing but the machine's own word says so"
-    return f"its digest is on chain since {moment(facts.anchored_at)}"
+    return f"its digest is on chain since {moment(verdict.anchored_at)}"
 
 
 def _branch(group: CheckGroup, depth: int, *, reasons: bool) -> Iterator[str]:

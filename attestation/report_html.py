@@ -14,13 +14,12 @@ from attestation.report import (
     ASSURANCE,
     NO_ASSURANCE,
     counts,
-    moment,
     state_of,
     statement_rows,
     summary,
     visible,
 )
-from attestation.verdict import Check, CheckGroup
+from attestation.verdict import Check, CheckGroup, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -57,6 +56,10 @@ footer { margin-top: 2rem; border-top: 1px solid var(--line); color: var(--soft)
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; } }
 """
+_FOOT: Final = (
+    "This page is a copy of a verdict, not evidence: whoever receives it can judge the same bundle again with "
+    "<code>chrysalis attest verify</code>."
+)
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -99,10 +102,7 @@ def render(verdict: Verdict, facts: Facts) -> str:
     parts += ["<h2>Every check</h2>", *_group(verdict.tree, 3)]
     parts += [
         "</main>",
-        (
-            f"<footer><p>Judged for {moment(facts.judged_at)}. This page is a copy of a verdict, not evidence: whoever "
-            "receives it can judge the same bundle again with <code>chrysalis attest verify</code>.</p></footer>"
-        ),
+        f"<footer><p>Judged as of {moment(verdict.judged_at)}. {_FOOT}</p></footer>",
         "</body>",
         "</html>",
     ]

@@ -50,6 +50,7 @@ class Subject:
         devices: The verified claims of every device in order; ``None`` where nobody looked (a certificate).
         log: The event log of a TDX machine, parsed and not yet compared with anything.
         made_at: Unix time that fresh evidence states.
+        anchored_at: Unix time since when a chain holds its digest, ``None`` where nobody showed that.
     """
 
     report: TdReport | None
@@ -65,6 +66,7 @@ class Subject:
     devices: tuple[GpuClaims, ...] | None = None
     log: TdxLog | None = None
     made_at: float | None = None
+    anchored_at: float | None = None
 
     @property
     def platform(self) -> str:

@@ -133,16 +133,17 @@ class Verifier:
         checks = bundle_checks(bundle, parsed, asked)
         if not all(check.passed for check in checks):
             return self._refused(checks, now, parsed.keys["tls"])
-        appraisal = await self._appraise_bundle(parsed, now, kept=at is not None)
+        appraisal = await self._appraise_bundle(parsed, now, kept=at is not None, anchored_at=anchored_at)
         return self._verdict(checks, appraisal, now, parsed.keys["tls"], bundle=parsed, anchored_at=anchored_at)
 
-    async def _appraise_bundle(self, parsed: Bundle, now: float, *, kept: bool) -> Appraisal:
+    async def _appraise_bundle(self, parsed: Bundle, now: float, *, kept: bool, anchored_at: float | None) -> Appraisal:
         """Quote, devices and statement.
 
         Args:
             parsed: The bundle.
             now: Unix time.
             kept: Whether ``now`` is a time in the past: nothing of the present is used then, and nothing is remembered.
+            anchored_at: Unix time since when the chain holds the bundle's digest.
         """
         collateral, notes = await self._gatherer.platform(
             parsed.quote, self.policy.reader.forms, parsed.collateral, stapled_first=kept
@@ -158,13 +159,14 @@ class Verifier:
             report_data,
             parsed.log,
             parsed.made_at.to_bytes(8),
+            None if anchored_at is None else str(anchored_at).encode(),
             *(part for item in sorted(references.rims.items()) for part in (item[0].encode(), item[1])),
             *(part for item in sorted(references.ocsp.items()) for part in item),
         )
         appraisal = None if kept else self._appraisals.get(key, now)
         if appraisal is None:
             found = judge.judge(parsed.devices, parsed.device_nonce, references, now)
-            fresh = Fresh(statement, parsed.made_at, parsed.log, found)
+            fresh = Fresh(statement, parsed.made_at, parsed.log, found, anchored_at)
             appraisal = self.policy.appraise(parsed.quote, collateral, report_data=report_data, now=now, fresh=fresh)
             if not kept and all(check.passed for check in appraisal.checks):
                 self._appraisals.put(key, appraisal, appraisal.expires_at)
