@@ -35,6 +35,7 @@ _NO_LOG = "none"
 _UNCHECKED = "by policy: unchecked, the image hash pins the registers"
 _REPLAY_WHY = "A log that leads to the quoted registers is complete: it names each thing that was started, in order."
 _ORDER_WHY = "What firmware did and what ran after it are told apart by these events; a second one blurs the line."
+_OWN_WHY = "The kernel keeps no log of RTMR3, so what a program measures unseen shows only in the register."
 _EXACT_WHY = "A digest is what the processor vouches for; the name beside it is only what somebody wrote."
 
 
@@ -56,13 +57,14 @@ class LogReplays:
         if subject.log is None:
             if self.required and subject.statement is not None:
                 hint = "fresh evidence carries its log: is the CCEL table there?"
-                return _one("event log", False, _NO_LOG, expected, hint)
+                return _one("event log", False, _NO_LOG, expected, hint, why=_REPLAY_WHY)
             return Finding((Check("event log", True, _NO_LOG, _UNCHECKED, checked=False, group=GROUP),))
         for register, value in enumerate(_quoted(subject.report)):
             try:
                 subject.log.confirmed(register, value)
             except EvidenceError as error:
-                return _one("event log", False, f"RTMR{register} differs first: {error.message}", expected, error.hint)
+                seen = f"RTMR{register} differs first: {error.message}"
+                return _one("event log", False, seen, expected, error.hint, why=_REPLAY_WHY)
         count = sum(map(len, subject.log.registers))
         return _one("event log", True, f"{count} events lead to the four registers", expected, why=_REPLAY_WHY)
 
@@ -83,17 +85,19 @@ class NoUnloggedExtend:
         value = subject.report.rtmr3
         if subject.log is None:
             if value == ZERO:
-                return _one(name, True, "RTMR3 was never extended", expected)
+                return _one(name, True, "RTMR3 was never extended", expected, why=_OWN_WHY)
             if subject.statement is None:
                 text = f"RTMR3 is {short(value)} and a certificate carries no log"
                 return Finding((Check(name, True, text, _UNCHECKED, checked=False, group=GROUP),))
-            return _one(name, False, f"RTMR3 is {short(value)} without a log", expected, "the machine sent no log")
+            hint = "the machine sent no log"
+            return _one(name, False, f"RTMR3 is {short(value)} without a log", expected, hint, why=_OWN_WHY)
         try:
             events = subject.log.confirmed(3, value)
         except EvidenceError:
             seen = f"RTMR3 is {short(value)}, its {len(subject.log.registers[3])} events lead elsewhere"
-            return _one(name, False, seen, expected, "a program in the guest measured something and did not log it")
-        return _one(name, True, f"{len(events)} extensions, all logged", expected)
+            hint = "a program in the guest measured something and did not log it"
+            return _one(name, False, seen, expected, hint, why=_OWN_WHY)
+        return _one(name, True, f"{len(events)} extensions, all logged", expected, why=_OWN_WHY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

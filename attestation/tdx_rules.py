@@ -36,7 +36,7 @@ _STATUS_HINTS = {
 }
 _WHY_REGISTER = {
     "mr_seam": "The TDX module stands between the guest and its host; one that is not known may look into the guest.",
-    "mr_signer_seam": "The TDX module stands between the guest and its host; only Intel's own is signed with zeros here.",
+    "mr_signer_seam": "Whoever signs the TDX module may look into every guest; zeros stand for Intel.",
     "seam_attributes": "A module made for debugging protects nothing.",
     "mr_owner": "The field names who launched the machine; nobody but the operator's own launch may use it.",
     "mr_owner_config": "The field configures the machine by its owner, beside what is measured elsewhere.",
