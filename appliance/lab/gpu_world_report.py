@@ -106,7 +106,7 @@ class SwitchBoard:
             (6, self.bios.encode()),
             (22, device.pdi),
             (12, _counts(measured)[:108]),
-            (26, b"".join(self.gpus).ljust(64, b"\xff") + ports),
+            (26, b"".join(self.gpus).ljust(64, b"\0") + ports),
             (23, bytes.fromhex("ec00")),
             (24, self.position.to_bytes(2, "little")),
             (25, b"\x01\0"),
