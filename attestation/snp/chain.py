@@ -6,6 +6,7 @@ parameters say.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -124,10 +125,12 @@ def _check_revocation(data: bytes, ark: x509.Certificate, ask: x509.Certificate,
 
 def _load(data: bytes, what: str) -> x509.Certificate:
     try:
-        certificate = x509.load_der_x509_certificate(data)
-        key = certificate.public_key()
-        pss = _is_pss(certificate.signature_algorithm_oid)
-        _ = certificate.subject, certificate.issuer, certificate.serial_number  # what is read late is refused early
+        with warnings.catch_warnings():  # of what the library will refuse one day; what matters here is checked here
+            warnings.simplefilter("ignore")
+            certificate = x509.load_der_x509_certificate(data)
+            key = certificate.public_key()
+            pss = _is_pss(certificate.signature_algorithm_oid)
+            _ = certificate.subject, certificate.issuer, certificate.serial_number  # what is read late is refused early
     except _LIBRARY_ERRORS as error:
         raise EvidenceError(f"certificate of the {what} cannot be read: {type(error).__name__}") from None
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _MIN_BITS or not pss:
