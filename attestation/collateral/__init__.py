@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         ServiceUnreachableError,
     )
     from attestation.collateral.files import FileCollateral, StaticCollateral
-    from attestation.collateral.gathering import Gathered, Missing, Stapler, gather
+    from attestation.collateral.gathering import Gathered, Missing, gather
     from attestation.collateral.intel import PccsCollateral
     from attestation.collateral.keeper import Keeper
     from attestation.collateral.memory import CachedCollateral
@@ -63,7 +63,6 @@ __all__ = [
     "ServiceUnreachableError",
     "SnpCollateralSource",
     "Sources",
-    "Stapler",
     "StaticCollateral",
     "gather",
     "open_source",
@@ -95,7 +94,6 @@ _HOMES = {
     "ServiceUnreachableError": "errors",
     "SnpCollateralSource": "sources",
     "Sources": "sources",
-    "Stapler": "gathering",
     "StaticCollateral": "files",
     "gather": "gathering",
     "open_source": "opening",

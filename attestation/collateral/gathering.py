@@ -10,20 +10,16 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
-
 from attestation.errors import AttestationError, CollateralError, EvidenceError
 from attestation.readers import form_of
 from attestation.staple import MAX_RESPONSES, MAX_RIMS, Staple
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from cryptography import x509
 
     from attestation.collateral.sources import Sources
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +50,6 @@ class Gathered:
     missing: tuple[Missing, ...]
 
 
-class Stapler:
-    """Staples collateral to a machine's own evidence (:data:`attestation.evidence.Stapling`).
-
-    Args:
-        sources: Where it comes from.
-    """
-
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-
-    async def __call__(self, quote: bytes, devices: Sequence[bytes]) -> Staple:
-        """Find what there is; what is missing is logged."""
-        found = await gather(quote, devices, self._sources)
-        for item in found.missing:
-            log.warning("no collateral to staple", what=item.what, reason=item.reason, hint=item.hint)
-        return found.staple
-
-
 async def gather(quote: bytes | None, devices: Sequence[bytes], sources: Sources) -> Gathered:
     """Find the collateral of evidence.
 
@@ -96,11 +74,15 @@ async def _platform(quote: bytes | None, sources: Sources, missing: list[Missing
     except EvidenceError as error:
         missing.append(Missing("platform collateral", error.message, error.hint))
         return None, None
-    if form == "tdx":
-        return await _found("TDX collateral", tdx_collateral(quote, sources), missing), None
-    if form == "snp":
-        return None, await _found("SEV-SNP collateral", snp_collateral(quote, sources), missing)
-    return None, None
+    match form:
+        case "tdx":
+            return await _found("TDX collateral", tdx_collateral(quote, sources), missing), None
+        case "gcp":
+            return await _found("TDX collateral", _gcp_collateral(quote, sources), missing), None
+        case "snp" | "azure":
+            return None, await _found("SEV-SNP collateral", snp_collateral(quote, sources), missing)
+        case _:
+            return None, None
 
 
 async def tdx_collateral(quote: bytes, sources: Sources) -> bytes:
@@ -114,20 +96,38 @@ async def tdx_collateral(quote: bytes, sources: Sources) -> bytes:
     return await sources.tdx.get(*platform_of(quote))
 
 
+async def _gcp_collateral(evidence: bytes, sources: Sources) -> bytes | None:
+    from attestation.gcp.evidence import parse_gcp  # noqa: PLC0415
+
+    quote = parse_gcp(evidence).tdx
+    return None if quote is None else await tdx_collateral(quote, sources)
+
+
 async def snp_collateral(evidence: bytes, sources: Sources) -> bytes:
-    """Collateral of SEV-SNP evidence; the key's own certificate is taken from the machine's host where it gave one.
+    """Collateral of a SEV-SNP machine, bare or Azure's; the key's certificate is its host's where that gave one.
 
     Raises:
-        AttestationError: The evidence cannot be read, or there is none.
+        AttestationError: The evidence cannot be read, is not of such a machine, or there is none.
     """
+    report, certificates = _report_in(evidence)
+    return await report_collateral(report, sources, certificates=certificates)
+
+
+def _report_in(evidence: bytes) -> tuple[bytes, Mapping[str, bytes]]:
+    if form_of(evidence) == "azure":
+        from attestation.azure.evidence import parse_azure  # noqa: PLC0415
+        from attestation.azure.hcl import parse_hcl  # noqa: PLC0415
+
+        paravisor = parse_azure(evidence)
+        return parse_hcl(paravisor.report).hardware, paravisor.certificates
     from attestation.snp.evidence import SnpEvidence  # noqa: PLC0415
 
     parsed = SnpEvidence.parse(evidence)
-    return await report_collateral(parsed.report, sources, certificates=dict(parsed.certificates))
+    return parsed.report, parsed.certificates
 
 
 async def report_collateral(
-    report: bytes, sources: Sources, *, certificates: dict[str, bytes] | None = None, product: str | None = None
+    report: bytes, sources: Sources, *, certificates: Mapping[str, bytes] | None = None, product: str | None = None
 ) -> bytes:
     """Collateral of an SEV-SNP report.
 
@@ -230,7 +230,7 @@ async def _status(
     return fingerprint(certificate), await _found(what, question, missing)
 
 
-async def _found(what: str, question: Awaitable[bytes], missing: list[Missing]) -> bytes | None:
+async def _found(what: str, question: Awaitable[bytes | None], missing: list[Missing]) -> bytes | None:
     try:
         return await question
     except AttestationError as error:
