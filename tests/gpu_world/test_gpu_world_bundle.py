@@ -142,6 +142,7 @@ async def test_gpus_swapped_after_the_quote_are_refused(machine: Callable[..., A
         content = cbor2.loads(bundle)
         if source is not None:
             content["gpu"] = list(await source.collect(nonce))
+            content["collateral"] = Staple(rims=source.rims(), ocsp=source.ocsp()).to_value()
         del content["signature"]
         content["signature"] = one.identity.sign(b"chrysalis evidence bundle v2\0" + cbor.encode(content))
         assert failed(await judged(one, cbor.encode(content))) == expected
