@@ -84,17 +84,26 @@ class AzureWorld:
         booted: What it booted.
         snp: The processor under it; a healthy one with roots of its own by default.
         attack: What is wrong.
+        key: Attestation key of a TPM elsewhere that the paravisor speaks for, instead of the one on paper.
 
     Attributes:
         snp: The processor.
         vtpm: The paravisor's vTPM.
     """
 
-    def __init__(self, booted: Booted, snp: SyntheticSnp | None = None, *, attack: AzureAttack | None = None) -> None:
+    def __init__(
+        self,
+        booted: Booted,
+        snp: SyntheticSnp | None = None,
+        *,
+        attack: AzureAttack | None = None,
+        key: rsa.RSAPublicKey | None = None,
+    ) -> None:
         self._attack = attack or AzureAttack()
         self._booted = booted
         self.snp = snp or SyntheticSnp(machine=PARAVISOR)
         self.vtpm = PaperTpm(booted.logs, restricted=not self._attack.unrestricted_key)
+        self._key = key or self.vtpm.key
 
     @property
     def roots(self) -> frozenset[bytes]:
@@ -152,7 +161,7 @@ class AzureWorld:
             "tpm-persisted": False,
             "vmUniqueId": "D270E56B-0000-0000-0000-000000000000",
         }
-        keys = [_jwk(self.vtpm.key)]
+        keys = [_jwk(self._key)]
         return {"keys": keys, "vm-configuration": settings, "user-data": user_data.hex().upper()}
 
     def _spoiled(self, tpm: TpmEvidence) -> TpmEvidence:

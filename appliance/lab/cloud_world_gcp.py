@@ -14,27 +14,32 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from appliance.lab.paper_tpm import PaperTpm
-from appliance.lab.tpm_ca import Authority
+from appliance.lab.tpm_ca import AUTHORITY_LIFE, Authority
 from attestation.gcp.evidence import GcpEvidence
 from attestation.gcp.instance import EXTENSION, Instance, InstanceWire, Security, SecurityWire
 from attestation.tpm.evidence import qualifying_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from appliance.lab.paper_tpm import Booted
     from appliance.lab.tee import SyntheticTdx
     from attestation.tpm.evidence import TpmEvidence
+    from attestation.tpm.keys import Key
+
+ISSUER_ADDRESS = "http://ca.lab.invalid/intermediate.crt"
+ROOT_ADDRESS = "http://ca.lab.invalid/root.crt"
+"""Where certificates here say that their issuers' are published; nobody serves them but :attr:`GcpWorld.published`."""
 
 KEY_LIFE = dt.timedelta(days=20)
 INSTANCE = Instance(
     zone="us-central1-a",
-    project_number=995081019036,
+    project_number=700000000001,
     project_id="lab-project",
-    instance_id=6524697943022743941,
+    instance_id=4000000000000000001,
     instance_name="worker-1",
     security=Security(version=1, production=True, tpm_data_always_encrypted=True),
 )
@@ -102,7 +107,7 @@ class GcpWorld:
         self._booted = booted
         self._instance = instance
         self._root = Authority("EK/AK CA Root", clock)
-        self._issuer = Authority("EK/AK CA Intermediate", clock, self._root)
+        self._issuer = _intermediate(self._root, clock)
         self.vtpm = PaperTpm(booted.logs, ecc=ecc, restricted=not self._attack.unrestricted_key)
         self._chain = self._certified()
 
@@ -116,8 +121,13 @@ class GcpWorld:
         """The certificates of the machine's key, root included, DER."""
         return self._chain
 
-    def certify(self, key: PaperTpm) -> bytes:
-        """What Google writes into a vTPM's NV index, DER."""
+    @property
+    def published(self) -> Mapping[str, bytes]:
+        """Certificates of the authorities by the addresses where certificates say they are, DER."""
+        return {ISSUER_ADDRESS: self._issuer.der, ROOT_ADDRESS: self._root.der}
+
+    def certify(self, key: Key) -> bytes:
+        """What Google writes into an NV index of a vTPM with this attestation key, DER."""
         return self._leaf(self._issuer, key)
 
     def evidence(self, report_data: bytes, *, fresh: bool = True) -> bytes:
@@ -149,11 +159,11 @@ class GcpWorld:
         root, issuer = self._root, self._issuer
         if self._attack.foreign_root:
             root = Authority(root.name, self._clock)
-            issuer = Authority(issuer.name, self._clock, root)
-        key = self._other() if self._attack.other_certificate else self.vtpm
-        return self._leaf(issuer, key), issuer.der, root.der
+            issuer = _intermediate(root, self._clock)
+        vtpm = self._other() if self._attack.other_certificate else self.vtpm
+        return self._leaf(issuer, vtpm.key), issuer.der, root.der
 
-    def _leaf(self, issuer: Authority, vtpm: PaperTpm) -> bytes:
+    def _leaf(self, issuer: Authority, key: Key) -> bytes:
         attack, named = self._attack, self._instance
         if attack.test_instance:
             named = replace(named, security=replace(named.security, production=False))
@@ -165,10 +175,12 @@ class GcpWorld:
                 x509.NameAttribute(NameOID.COMMON_NAME, str(named.instance_id)),
             ]
         )
-        extensions = () if attack.no_instance else (x509.UnrecognizedExtension(EXTENSION, encode_instance(named)),)
+        extensions: list[x509.ExtensionType] = [_published_at(ISSUER_ADDRESS)]
+        if not attack.no_instance:
+            extensions.append(x509.UnrecognizedExtension(EXTENSION, encode_instance(named)))
         issued = issuer.issue(
             subject,
-            vtpm.key,
+            key,
             KEY_LIFE,
             x509.BasicConstraints(ca=False, path_length=None),
             _usage(signs=not attack.endorsement_certificate),
@@ -197,6 +209,26 @@ def encode_instance(instance: Instance) -> bytes:
             ),
         )
     )
+
+
+def _intermediate(root: Authority, clock: Callable[[], float]) -> Authority:
+    """An authority under the root whose certificate says where the root's is published."""
+    authority = Authority("EK/AK CA Intermediate", clock, root)
+    plain = authority.certificate
+    authority.certificate = root.issue(
+        plain.subject,
+        authority.key.public_key(),
+        AUTHORITY_LIFE,
+        plain.extensions.get_extension_for_class(x509.BasicConstraints).value,
+        plain.extensions.get_extension_for_class(x509.KeyUsage).value,
+        _published_at(ROOT_ADDRESS),
+    )
+    return authority
+
+
+def _published_at(address: str) -> x509.AuthorityInformationAccess:
+    location = x509.UniformResourceIdentifier(address)
+    return x509.AuthorityInformationAccess([x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)])
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:

@@ -39,9 +39,7 @@ MEASURED = bytes(range(32))
 PREDICTION = predictor.predict(uki(), boot="disk")
 OTHER_PREDICTION = predictor.predict(uki({".uname": b"6.13.0"}), boot="disk")
 BOOTED = Booted(PREDICTION, MEASURED)
-REFERENCE = TpmReference(
-    "release 1", {**PREDICTION.registers, 14: predictor.configuration_register(MEASURED)}
-)
+REFERENCE = TpmReference("release 1", {**PREDICTION.registers, 14: predictor.configuration_register(MEASURED)})
 
 
 @dataclass(frozen=True)
