@@ -1,46 +1,22 @@
-"""``chrysalis verify``: judge a running peer, a certificate or an evidence bundle, check by check."""
+"""``chrysalis verify``, the short form of ``chrysalis attest verify``: judge evidence, check by check."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
+from appliance.cli.judging import Wanted, judge
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
-from appliance.config.ports import host_port
 from appliance.errors import ConfigError
-from attestation.collateral import open_source
-from attestation.errors import AttestationError, RefusedError
-from attestation.evidence import parse_bundle
-from attestation.policy import for_name
-from attestation.ratls import Identity, RatlsDialer, open_pool
-from attestation.tpm.references import TpmReference
-from attestation.verifier import Verifier
-from measurements import tpm
-
-if TYPE_CHECKING:
-    from attestation.verdict import Verdict
-
-MAX_FILE_BYTES = 4 << 20
-MAX_IMAGE_BYTES = 1 << 30
-_PEER = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
-_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
-
-
-class Policy(StrEnum):
-    """What to demand."""
-
-    tdx = "tdx"
-    simulated = "simulated"
-    fake_tdx = "fake_tdx"
+from attestation.policies.model import SignedManifest
+from attestation.report import text_lines, to_value
+from attestation.report_html import render
+from measurements.signature import parse_public_key
 
 
 class Boot(StrEnum):
@@ -51,8 +27,8 @@ class Boot(StrEnum):
 
 
 def verify(
-    target: Annotated[str, typer.Argument(help="host:port of a peer, or a file: certificate or bundle.")],
-    policy: Annotated[Policy, typer.Option(help="simulated: a root you name; no assurance.")] = Policy.tdx,
+    target: Annotated[str, typer.Argument(help="A bundle's or certificate's file, host:port, or https://host:port.")],
+    policy: Annotated[str, typer.Option(help="release, tdx, snp, azure, gcp, simulated, or a policy's file.")] = "tdx",
     root: Annotated[list[Path] | None, typer.Option(help="A simulated world's root certificate.")] = None,
     tpm_root: Annotated[list[Path] | None, typer.Option(help="A TPM world's root certificate.")] = None,
     uki: Annotated[list[Path] | None, typer.Option(help="An image that a TPM machine may have booted.")] = None,
@@ -60,70 +36,55 @@ def verify(
     collateral: Annotated[str | None, typer.Option(help="A file, a directory or a service's address.")] = None,
     nonce: Annotated[str | None, typer.Option(help="The nonce a bundle must answer (64 hex digits).")] = None,
     image: Annotated[str | None, typer.Option(help="The image hash to expect (64 hex digits).")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Judge for a time: 'made', Unix seconds, 2026-11-22T12:00:00Z.")
+    ] = None,
+    manifest: Annotated[list[Path] | None, typer.Option(help="A release's manifest.json, signed beside it.")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="A public key that has to have signed it.")] = None,
+    network: Annotated[Path | None, typer.Option("--network", "-n", help="The chain: for registry and anchor.")] = None,
+    gateway: Annotated[bool, typer.Option("--gateway", help="The registry's list of gateways' images.")] = False,
+    anchor: Annotated[str | None, typer.Option(help="The account that anchored the bundle.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the verdict as one HTML page.", dir_okay=False)] = None,
+    reasons: Annotated[bool, typer.Option("--reasons", help="Tell of every check why it matters.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge evidence; exit 0 only when every check passes (and the image is the expected one)."""
+    """Judge evidence; exit 0 only when every check passes."""
     output = Output(as_json=as_json)
-    demanded = for_name(
-        policy.value,
-        simulated_roots=tuple(_read(path) for path in root or ()),
-        tpm_roots=tuple(_read(path) for path in tpm_root or ()),
-        tpm_references=tuple(_reference(path, boot) for path in uki or ()),
+    wanted = Wanted(
+        target=target,
+        policy=policy,
+        roots=tuple(root or ()),
+        tpm_roots=tuple(tpm_root or ()),
+        images=tuple(uki or ()),
+        boot=boot.value,
+        collateral=collateral,
+        nonce=nonce,
+        image=image,
+        at=at,
+        manifests=_manifests(manifest or [], key or []),
+        network=network,
+        gateway=gateway,
+        anchor=anchor,
     )
-    verifier = Verifier(demanded, open_source(collateral))
-    verdict = asyncio.run(_judge(target, verifier, nonce))
-    for line in verdict.explain():
+    verdict, facts = asyncio.run(judge(wanted))
+    if html is not None:
+        _write(html, render(verdict, facts))
+        output.progress(f"wrote {html}")
+    for line in text_lines(verdict, facts, reasons=reasons):
         output.say(line)
-    expected = image is None or verdict.image_hash.hex() == image.lower()
-    if not expected:
-        output.say(f"image: seen {verdict.image_hash.hex()}, expected {image}")
-    output.result({**json.loads(verdict.to_json()), "ok": verdict.accepted and expected})
-    raise typer.Exit(0 if verdict.accepted and expected else 1)
+    output.result({**to_value(verdict, facts), "ok": verdict.accepted})
+    raise typer.Exit(0 if verdict.accepted else 1)
 
 
-async def _judge(target: str, verifier: Verifier, nonce: str | None) -> Verdict:
-    path = Path(target)
-    if not path.exists() and _PEER.fullmatch(target):
-        return await _peer(target, verifier)
-    data = _read(path)
-    if data.startswith(_CERTIFICATE):
-        der = x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
-        return await verifier.verify_certificate(der, role="server")
+def _manifests(files: list[Path], keys: list[str]) -> tuple[SignedManifest, ...]:
+    if bool(files) != bool(keys):
+        raise ConfigError("--manifest and --key belong together", hint="--key is the release's public key")
+    trusted = tuple(parse_public_key(text) for text in keys)
+    return tuple(SignedManifest(file=file, keys=trusted) for file in files)
+
+
+def _write(path: Path, text: str) -> None:
     try:
-        bundle = parse_bundle(data)
-    except AttestationError:
-        return await verifier.verify_certificate(data, role="server")
-    wanted = bytes.fromhex(nonce) if nonce else bundle.nonce
-    return await verifier.verify_bundle(data, nonce=wanted, public_key=bundle.keys["tls"])
-
-
-async def _peer(target: str, verifier: Verifier) -> Verdict:
-    """Connect as a client does; the handshake's own verdict is what is shown, a refusing one too."""
-    with open_pool() as pool:
-        dialer = RatlsDialer(await Identity.create(None), verifier, pool=pool)
-        try:
-            transport, _ = await dialer.connect(asyncio.Protocol, *host_port(target))
-        except RefusedError as error:
-            return error.verdict
-        verdict: Verdict | None = transport.get_extra_info("peer").verdict
-        transport.abort()
-    if verdict is None:
-        raise AttestationError(f"{target} showed no evidence")
-    return verdict
-
-
-def _reference(path: Path, boot: Boot) -> TpmReference:
-    """What a machine measures that boots the image in a file; its configuration is left open."""
-    image = _read(path, limit=MAX_IMAGE_BYTES)
-    return TpmReference(path.name, tpm.predict(image, boot=boot.value).registers)
-
-
-def _read(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
-    try:
-        with path.open("rb") as handle:
-            data = handle.read(limit + 1)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", hint="name host:port, a certificate or a bundle") from None
-    if len(data) > limit:
-        raise ConfigError(f"{path} is over {limit} bytes", hint="this is no evidence")
-    return data
+        raise ConfigError(f"{path}: {error.strerror}", hint="name a file that can be written") from None

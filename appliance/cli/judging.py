@@ -1,0 +1,292 @@
+"""What ``verify`` does: find the evidence that a target names, judge it under a policy, say what was judged.
+
+In: a target and the options as they were typed. Out: a verdict and the facts of a report. A file is a bundle or a
+certificate; an ``https`` address is an attested port; ``host:port`` is one too, or a port of the network, which asks
+for proof of work before it speaks TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from appliance.config.ports import host_port
+from appliance.errors import ConfigError
+from attestation import remote
+from attestation.collateral import open_source
+from attestation.errors import AttestationError, EvidenceError, RefusedError
+from attestation.evidence import bundle_digest, parse_bundle
+from attestation.policies.files import references_of
+from attestation.policies.rules import ImageStated, RegistersAre
+from attestation.policy import for_name
+from attestation.policy_file import is_builtin, load_policy
+from attestation.ratls import Identity, RatlsDialer, open_pool
+from attestation.report import Facts
+from attestation.tpm.references import TpmReference
+from attestation.verdict import Check
+from attestation.verifier import Verifier
+from measurements import tpm
+
+if TYPE_CHECKING:
+    from attestation.policies.model import SignedManifest
+    from attestation.policy import Policy
+    from attestation.rules import RegistryView
+    from attestation.verdict import Verdict
+    from measurements.tpm import Boot
+
+MAX_FILE_BYTES: Final = 4 << 20
+MAX_IMAGE_BYTES: Final = 1 << 30
+DEVELOPMENT: Final = ("simulated", "fake_tdx")
+"""Policies without assurance; their roots are options, not files of a policy."""
+
+_PEER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What was asked for, as it was typed.
+
+    Attributes:
+        target: A file, ``host:port`` or an ``https`` address.
+        policy: A name or a file.
+        roots: Roots of a simulated TDX world, files.
+        tpm_roots: Roots of a simulated TPM world, files.
+        images: UKIs that a TPM machine may have booted, files.
+        boot: How those were started.
+        collateral: A file, a directory or a service's address.
+        nonce: 64 hex digits that a bundle has to answer.
+        image: The image hash to expect, 64 hex digits.
+        at: The time to judge for: ``made``, Unix seconds, or a date and time.
+        manifests: Signed manifests besides the policy's own.
+        network: A file that names a chain, for the registry and for anchors.
+        gateway: Whether the peer is a gateway, whose images are listed apart.
+        anchor: The account that anchored the bundle.
+    """
+
+    target: str
+    policy: str
+    roots: tuple[Path, ...] = ()
+    tpm_roots: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
+    boot: Boot = "disk"
+    collateral: str | None = None
+    nonce: str | None = None
+    image: str | None = None
+    at: str | None = None
+    manifests: tuple[SignedManifest, ...] = ()
+    network: Path | None = None
+    gateway: bool = False
+    anchor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a target turned out to be.
+
+    Attributes:
+        data: A bundle or a certificate.
+        nonce: What was asked for, ``None`` where nobody asked.
+        public_key: The key at the other end of the link, ``None`` without one.
+    """
+
+    data: bytes = field(repr=False)
+    nonce: bytes | None = None
+    public_key: bytes | None = None
+
+
+async def judge(wanted: Wanted) -> tuple[Verdict, Facts]:
+    """Find the evidence and judge it.
+
+    Raises:
+        ChrysalisError: The target, an option or a file cannot be used; nothing is raised for bad evidence.
+    """
+    at, nonce = wanted.at, _hex(wanted.nonce, "--nonce")
+    evidence = await asyncio.to_thread(_find, wanted.target, nonce)
+    registry, anchored = await _of_chain(wanted, evidence)
+    verifier = Verifier(_policy(wanted, registry), open_source(wanted.collateral))
+    if evidence is None:
+        if at is not None or wanted.anchor is not None or nonce is not None:
+            raise ConfigError(
+                f"{wanted.target} shows a certificate: --at, --anchor and --nonce are for bundles",
+                hint="ask its attested port, or name a bundle's file",
+            )
+        return await _peer(wanted.target, verifier), Facts(source=wanted.target)
+    try:
+        bundle = parse_bundle(evidence.data)
+    except EvidenceError:
+        if _is_certificate(evidence.data):
+            return await verifier.verify_certificate(_der(evidence.data), role="server"), Facts(source=wanted.target)
+        made_at = None
+    else:
+        made_at = float(bundle.made_at)
+    verdict = await verifier.verify_bundle(
+        evidence.data,
+        nonce=evidence.nonce,
+        public_key=evidence.public_key,
+        at=_time(at, made_at),
+        anchored_at=anchored,
+    )
+    if wanted.anchor is not None and anchored is None:
+        verdict = _refusing(verdict, wanted.anchor)
+    digest = bundle_digest(evidence.data)
+    return verdict, Facts(source=wanted.target, digest=digest, nonce_ours=evidence.nonce is not None)
+
+
+def read_file(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ConfigError: It cannot be read, or is too long.
+    """
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(limit + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="name host:port, a certificate or a bundle") from None
+    if len(data) > limit:
+        raise ConfigError(f"{path} is over {limit} bytes", hint="this is no evidence")
+    return data
+
+
+def _find(target: str, nonce: bytes | None) -> Evidence | None:
+    """The evidence; ``None`` for a port of the network, which shows its certificate in a handshake."""
+    if target.startswith(("https://", "http://")):
+        return _asked(target, nonce)
+    path = Path(target)
+    if not path.exists() and _PEER.fullmatch(target):
+        try:
+            return _asked(target, nonce)
+        except remote.NotTlsError:
+            return None
+    return Evidence(read_file(path), nonce)
+
+
+def _asked(target: str, nonce: bytes | None) -> Evidence:
+    found = remote.fetch(remote.parse_endpoint(target), nonce or secrets.token_bytes(32))
+    return Evidence(found.bundle, found.nonce, found.public_key)
+
+
+async def _peer(target: str, verifier: Verifier) -> Verdict:
+    """Connect as a client does; the handshake's own verdict is what is shown, a refusing one too."""
+    with open_pool() as pool:
+        dialer = RatlsDialer(await Identity.create(None), verifier, pool=pool)
+        try:
+            transport, _ = await dialer.connect(asyncio.Protocol, *host_port(target))
+        except RefusedError as error:
+            return error.verdict
+        verdict: Verdict | None = transport.get_extra_info("peer").verdict
+        transport.abort()
+    if verdict is None:
+        raise AttestationError(f"{target} showed no evidence")
+    return verdict
+
+
+def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
+    if wanted.policy in DEVELOPMENT:
+        policy = for_name(
+            wanted.policy,
+            simulated_roots=tuple(read_file(path) for path in wanted.roots),
+            tpm_roots=tuple(read_file(path) for path in wanted.tpm_roots),
+            tpm_references=tuple(_reference(path, wanted.boot) for path in wanted.images),
+        )
+        signed = tuple(found for manifest in wanted.manifests for found in references_of(manifest, Path()))
+        if signed:
+            hint = "another image runs, or the manifest is of another release"
+            policy = policy.demanding(RegistersAre("image in a signed manifest", signed, hint))
+    else:
+        if wanted.roots or wanted.tpm_roots or wanted.images:
+            raise ConfigError(
+                f"--root, --tpm-root and --uki with policy {wanted.policy!r}",
+                hint="they belong to --policy simulated; a policy's file names its own ([simulated], [measurements])",
+            )
+        source = wanted.policy if is_builtin(wanted.policy) else Path(wanted.policy)
+        policy = load_policy(source, registry=registry, manifests=wanted.manifests)
+    image = _hex(wanted.image, "--image")
+    return policy if image is None else policy.demanding(ImageStated(frozenset({image})))
+
+
+async def _of_chain(wanted: Wanted, evidence: Evidence | None) -> tuple[RegistryView | None, float | None]:
+    """The registry's view, and the time of the anchor, where they were asked for."""
+    if wanted.network is None:
+        if wanted.anchor is not None:
+            raise ConfigError("--anchor without --network", hint="name the chain: --network FILE")
+        return None, None
+    from appliance.cli.chain_facts import anchor_time, registry_view  # noqa: PLC0415 - only this needs a chain library
+
+    view = await registry_view(wanted.network, gateways=wanted.gateway)
+    if wanted.anchor is None or evidence is None:
+        return view, None
+    return view, await anchor_time(wanted.network, wanted.anchor, bundle_digest(evidence.data))
+
+
+def _refusing(verdict: Verdict, address: str) -> Verdict:
+    """The verdict with a failed check: an anchor was named, and it is not there."""
+    check = Check(
+        "anchor",
+        False,
+        f"no transaction of {address} carries this digest",
+        "the bundle's digest on chain",
+        "another file was anchored, by another account, or the transaction is not there yet",
+        why="whoever breaks this kind of machine later can make evidence and date it back to before",
+        group="bundle",
+    )
+    return replace(verdict, accepted=False, assurance="none", checks=(*verdict.checks, check))
+
+
+def _time(text: str | None, made_at: float | None) -> float | None:
+    if text is None:
+        return None
+    if text == "made":
+        return made_at
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"--at {text!r} is no time", hint="made, Unix seconds, or a date such as 2026-11-22T12:00:00Z"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _hex(text: str | None, option: str) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) != 32:
+        raise ConfigError(f"{option} is not 64 hex digits")
+    return value
+
+
+def _is_certificate(data: bytes) -> bool:
+    """Whether it has to be judged as a certificate: PEM, or the DER of a sequence."""
+    return data.startswith((_CERTIFICATE, b"\x30"))
+
+
+def _der(data: bytes) -> bytes:
+    if not data.startswith(_CERTIFICATE):
+        return data
+    try:
+        return x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
+    except ValueError:
+        return data
+
+
+def _reference(path: Path, boot: Boot) -> TpmReference:
+    """What a machine measures that boots the image in a file; its configuration is left open."""
+    image = read_file(path, limit=MAX_IMAGE_BYTES)
+    return TpmReference(path.name, tpm.predict(image, boot=boot).registers)
