@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-AMD_KDS: Final = "https://kdsintf.amd.com"
 CHIP_ID_SIZE: Final = 64
 _FAMILY: Final = {"Bergamo": Product.GENOA, "Siena": Product.GENOA}
 """Products that have no name of their own at the service."""

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from attestation.collateral.errors import MalformedAnswerError
 from attestation.collateral.exchange import Address, Question
 from attestation.collateral.sources import check_platform
+from attestation.collateral.vendors import INTEL_PCS, INTEL_ROOT_CRL
 from attestation.collateral.web import Patience, WebClient, together
 from attestation.dcap import MAX_COLLATERAL
 
 if TYPE_CHECKING:
     from attestation.collateral.exchange import Reply
 
-INTEL_PCS: Final = "https://api.trustedservices.intel.com"
-INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 _UNKNOWN = (
     "404: the service does not know this platform; if its host says that the platform is not registered (0xe011), it "
     "has to be registered with Intel first, and a cache has to be filled for it"

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from attestation.collateral.keeper import Keeper
     from attestation.collateral.web import WebClient
 
-NVIDIA_RIM: Final = "https://rim.attestation.nvidia.com"
 _MAX_ANSWER: Final = MAX_RIM * 4 // 3 + 16 * 1024
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MISSING: Final = (

@@ -13,6 +13,8 @@ from attestation.collateral.sources import FirstOf, Sources, check_platform
 from attestation.errors import CollateralError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attestation.collateral.entry import Store
     from attestation.collateral.keeper import Observer
     from attestation.collateral.settings import CollateralSettings
@@ -31,12 +33,15 @@ def open_source(text: str | None) -> CollateralSource:
     return FileCollateral(Path(text))
 
 
-def open_sources(settings: CollateralSettings, *, observer: Observer | None = None) -> Sources:
+def open_sources(
+    settings: CollateralSettings, *, observer: Observer | None = None, stores: Sequence[Store] | None = None
+) -> Sources:
     """Make a source of each kind.
 
     Args:
         settings: Which services, through what, kept where.
         observer: Told of every question and answer.
+        stores: Where pieces are kept instead of where the settings say.
 
     Raises:
         CollateralError: An address is none, or the offline bundle cannot be read.
@@ -49,7 +54,7 @@ def open_sources(settings: CollateralSettings, *, observer: Observer | None = No
 
     patience = Patience(silence=settings.silence_s, deadline=settings.deadline_s, attempts=settings.attempts)
     client = WebClient(Proxies(settings.proxy), patience)
-    keeper = Keeper(open_stores(settings), observer=observer)
+    keeper = Keeper(open_stores(settings) if stores is None else stores, observer=observer)
     return Sources(
         tdx=_tdx(settings, client, keeper),
         snp=KdsCollateral(settings.kds, client, keeper),

@@ -8,7 +8,7 @@ since a stranger's evidence carries it.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from attestation.collateral.errors import MalformedAnswerError, ServiceRefusedError
 from attestation.collateral.exchange import Address, Question
@@ -19,8 +19,6 @@ from attestation.staple import MAX_OCSP
 if TYPE_CHECKING:
     from attestation.collateral.keeper import Keeper
     from attestation.collateral.web import WebClient
-
-NVIDIA_OCSP: Final = "https://ocsp.ndis.nvidia.com"
 
 
 class OcspService:

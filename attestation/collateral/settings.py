@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the type of a field, read by those who build settings from tables
 from typing import Final
 
-from attestation.collateral.amd import AMD_KDS
-from attestation.collateral.intel import INTEL_PCS
-from attestation.collateral.nvidia import NVIDIA_RIM
 from attestation.collateral.proxy import ENVIRONMENT
-from attestation.collateral.revocation import NVIDIA_OCSP
+from attestation.collateral.vendors import AMD_KDS, INTEL_PCS, NVIDIA_OCSP, NVIDIA_RIM
 
 MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
 
