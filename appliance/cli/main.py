@@ -36,6 +36,7 @@ GROUPS = (
     Group("setup", "setup", "setup", "lab", "Fetch and build everything that is cached."),
     Group("verify", "verify", "verify", "", "Judge evidence."),
     Group("attest", "attest", "app", "", "Evidence: collect, show, verify, anchor; policies."),
+    Group("collateral", "collateral", "app", "", "What evidence is judged by."),
     Group("config", "config", "app", "", "Check and explain configuration files."),
     Group("worker", "peers", "worker", "worker", "The worker."),
     Group("gateway", "peers", "gateway", "gateway", "The gateway."),
