@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from appliance.lab.chain.liteserver import LiteServer
     from appliance.lab.demo import Demonstration
     from appliance.lab.errors import LabError
+    from appliance.lab.snp_machine import SnpAttack, SnpMachine
+    from appliance.lab.snp_world import SyntheticSnp
     from appliance.lab.stub_engine import StubEngine
     from appliance.lab.tee import SyntheticTdx
     from appliance.lab.tpm_world import TpmWorld
@@ -23,7 +25,10 @@ __all__ = [
     "Economy",
     "LabError",
     "LiteServer",
+    "SnpAttack",
+    "SnpMachine",
     "StubEngine",
+    "SyntheticSnp",
     "SyntheticTdx",
     "TpmWorld",
     "Tvm",
@@ -39,7 +44,10 @@ if not TYPE_CHECKING:
             "Economy": "world",
             "LabError": "errors",
             "LiteServer": "chain.liteserver",
+            "SnpAttack": "snp_machine",
+            "SnpMachine": "snp_machine",
             "StubEngine": "stub_engine",
+            "SyntheticSnp": "snp_world",
             "SyntheticTdx": "tee",
             "TpmWorld": "tpm_world",
             "Tvm": "tvm",

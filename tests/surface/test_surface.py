@@ -61,7 +61,10 @@ SURFACE = {
         PackageLock ResolveError SignatureRefusedError WheelLock build_guest_wheel build_image build_tools_wheel
         check_image make_locks make_wheel_locks read_lock read_wheel_lock
     """,
-    "appliance.lab": "Demonstration DevNet Economy LabError LiteServer StubEngine SyntheticTdx TpmWorld Tvm World",
+    "appliance.lab": """
+        Demonstration DevNet Economy LabError LiteServer SnpAttack SnpMachine StubEngine SyntheticSnp SyntheticTdx
+        TpmWorld Tvm World
+    """,
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
     "appliance.model": """
         Checkpoint CheckpointError ModelVolumeError PackError PackedModel VolumeFormat
