@@ -11,20 +11,21 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
+import ssl
 import time
 import urllib.parse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from attestation.azure.evidence import AzureEvidence
 from attestation.azure.hcl import parse_hcl, trimmed
 from attestation.azure.runtime import parse_runtime
 from attestation.errors import CollectionError, EvidenceError
 from attestation.platforms.base import check_report_data
+from attestation.snp.evidence import LIMITS
 from attestation.tpm import logs as boot_logs
 from attestation.tpm.evidence import REGISTERS, TpmEvidence, qualifying_data
 from attestation.tpm.tools import TpmTools
@@ -43,6 +44,10 @@ METADATA = "http://169.254.169.254"
 """Azure's metadata service, as every machine of theirs sees it."""
 
 _CERTIFICATES = "/metadata/THIM/amd/certification"
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_NAMES = tuple((name, LIMITS[name]) for name in ("vcek", "ask", "ark"))
+"""In the order of the answer. They are not parsed here: the library takes no certificate of number 0, as AMD's have."""
+
 _MAX_ANSWER = 64 * 1024
 _METADATA_S = 5.0
 _ASK_AGAIN_S = 3600.0
@@ -194,10 +199,12 @@ def ask_certificates(address: str) -> dict[str, bytes]:
     try:
         answer: Any = json.loads(raw)
         texts = (answer["vcekCert"], answer["certificateChain"])
-        found = [item for text in texts for item in x509.load_pem_x509_certificates(text.encode("ascii"))]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        found = [ssl.PEM_cert_to_DER_cert(block) for text in texts for block in _PEM.findall(text)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CollectionError(f"metadata service answers with no certificates: {type(error).__name__}") from None
     if len(found) != 3:
         raise CollectionError(f"metadata service answers with {len(found)} certificates, expected 3")
-    ders = (item.public_bytes(serialization.Encoding.DER) for item in found)
-    return dict(zip(("vcek", "ask", "ark"), ders, strict=True))
+    for (name, limit), der in zip(_NAMES, found, strict=True):
+        if len(der) > limit:
+            raise CollectionError(f"metadata service answers with a certificate {name} of {len(der)} bytes")
+    return {name: der for (name, _), der in zip(_NAMES, found, strict=True)}

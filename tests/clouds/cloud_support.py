@@ -86,7 +86,7 @@ def judge_azure(
     fresh: bool = True,
     rules: Sequence[Rule] | None = None,
     roots: frozenset[bytes] | None = None,
-    collateral: bytes | None | bool = True,
+    collateral: bytes | bool | None = True,
     said: WorkloadStatement | None = None,
     now: float | None = None,
 ) -> Judged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import struct
@@ -100,17 +101,13 @@ class TestReport:
                 continue
 
 
-KEY = {
-    "kid": "HCLAkPub",
-    "key_ops": ["sign"],
-    "kty": "RSA",
-    "e": "AQAB",
-    "n": "tYVBpgABBOedWd2SNiT8o1I7FVCit2pDm2mr6B7b66_NNOlW3u42TrJwaB5nk4VRqXjdpobSVSpXItf-Aisx2DwXPEQ3Ms6cvXEOPllGJ1O6kFE"
-    "YNFJB0ZfLJtf01C_GcxT0EN3C-7m56PJV9AKIA7F2xCtzjWkyx9QX679tpcmP5FQk5_PxWDd3tVXVwjgk2f9V2wGKuJni2FSyDdtKG1C54UgwnNP_"
-    "HLIdreuVLXiYne95tHvA_ifkUg-fTeQqD3S6NmyMf9FAyuNMJExhNgCNSwiv3IwR-rLBfOHgzpOwlfnVP0TfatYZjeWlOkj7QKfJdxRfNuAshe94E"
-    "6VW0Q",
-}
-"""A paravisor's key, as kinvolk/azure-cvm-tooling, ``az-cvm-vtpm/test/hcl-report-snp.bin`` has it."""
+def base64url(number: int) -> str:
+    raw = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+NUMBERS = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
+KEY = {"kid": "HCLAkPub", "key_ops": ["sign"], "kty": "RSA", "e": "AQAB", "n": base64url(NUMBERS.n)}
 
 
 def runtime(**changes: Any) -> bytes:
@@ -237,17 +234,14 @@ class TestInstance:
             Instance,
             zone=st.text(max_size=100),
             project_number=st.integers(0, 2**63),
-            project_id=st.text(max_size=100),
+            project_id=st.text(max_size=20),
             instance_id=st.integers(0, 2**64 - 1),
             instance_name=st.text(max_size=100),
             security=st.builds(Security, version=st.integers(0, 99), production=st.booleans()),
         )
     )
     def test_what_was_put_in_comes_out(self, instance: Instance) -> None:
-        try:
-            assert parse_instance(encode_instance(instance)) == instance
-        except EvidenceError as error:
-            assert "at most" in error.message
+        assert parse_instance(encode_instance(instance)) == instance
 
     @given(st.binary(max_size=200))
     def test_nothing_else_is_raised(self, data: bytes) -> None:
