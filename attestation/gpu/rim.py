@@ -68,36 +68,34 @@ def read_rim(data: bytes, roots: tuple[bytes, ...], now: float) -> Manifest:
         EvidenceError: It is no manifest, is not signed under a root, or says something twice or not at all.
     """
     tag, path = signed_tag(data, roots, now)
-    meta = [item for item in tag if item.tag == f"{{{NS_SWID}}}Meta"]
-    payload = [item for item in tag if item.tag == f"{{{NS_SWID}}}Payload"]
-    if len(meta) != 1 or len(payload) != 1:
-        raise EvidenceError(f"manifest with {len(meta)} descriptions and {len(payload)} payloads, expected one each")
+    meta = _only(tag, "Meta")
     return Manifest(
-        version=_attribute(meta[0], "colloquialVersion"),
-        product=_attribute(meta[0], "product"),
-        golden=golden_of(payload[0]),
+        version=_attribute(meta, "colloquialVersion"),
+        product=_attribute(meta, "product"),
+        golden=golden_of(tag),
         path=path,
     )
 
 
-def golden_of(payload: _Element) -> Mapping[int, tuple[bytes, ...]]:
-    """The active reference values of a payload by index.
+def golden_of(tag: _Element) -> Mapping[int, tuple[bytes, ...]]:
+    """The active reference values of a tag by index.
 
     Raises:
-        EvidenceError: No active resource, an index that comes twice, a value that is no SHA-384 digest, or a number of
-            alternatives that is not the number of values.
+        EvidenceError: Not one payload, no active resource, an index that comes twice, a value that is no SHA-384
+            digest, or a number of alternatives that is not the number of values.
     """
-    found: dict[int, tuple[bytes, ...]] = {}
-    seen: set[int] = set()
-    for item in payload:
+    resources: dict[int, _Element] = {}
+    for item in _only(tag, "Payload"):
         if item.tag != f"{{{NS_SWID}}}Resource" or item.get("type") != "Measurement":
             raise EvidenceError(
                 f"manifest payload with an element {str(item.tag)[-40:]!r}, expected measurements alone"
             )
         index = _number(item, "index", range(MAX_INDEX + 1))
-        if index in seen:
+        if index in resources:
             raise EvidenceError(f"manifest with index {index} twice")
-        seen.add(index)
+        resources[index] = item
+    found: dict[int, tuple[bytes, ...]] = {}
+    for index, item in resources.items():
         values = _digests(item, index)
         active = _attribute(item, "active")
         if active not in {"True", "False"}:
@@ -146,6 +144,13 @@ def vbios_version(report: SpdmReport) -> str:
         raise EvidenceError(f"VBIOS version of {len(raw)} bytes, expected 8")
     digits = raw[3::-1] + raw[4:5]
     return ".".join(f"{byte:02X}" for byte in digits)
+
+
+def _only(tag: _Element, name: str) -> _Element:
+    found = [item for item in tag if item.tag == f"{{{NS_SWID}}}{name}"]
+    if len(found) != 1:
+        raise EvidenceError(f"manifest with {len(found)} elements {name}, expected one")
+    return found[0]
 
 
 def _digests(item: _Element, index: int) -> tuple[bytes, ...]:
