@@ -7,10 +7,12 @@ from it, each with its reason. Nothing is verified here, and nothing missing is 
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attestation.errors import AttestationError, CollateralError, EvidenceError
+from attestation.collateral.errors import NotServedError
+from attestation.errors import AttestationError, EvidenceError
 from attestation.readers import form_of
 from attestation.staple import MAX_RESPONSES, MAX_RIMS, Staple
 
@@ -148,14 +150,14 @@ async def report_collateral(
     leaf = (certificates or {}).get("vlek" if vlek else "vcek")
     named = product or parsed.product or _product_of_leaf(leaf)
     # Version 2 of the report, of Milan and Genoa, does not say which processor it is of.
-    lines = (named,) if named else (Product.MILAN, Product.GENOA)
-    failures: list[CollateralError] = []
-    for line in lines:
-        try:
-            return await sources.snp.get(line, parsed.chip_id, parsed.reported_tcb, vlek=vlek, leaf=leaf)
-        except CollateralError as error:
-            failures.append(error)
-    raise CollateralError("; ".join(error.message for error in failures), hint=failures[-1].hint)
+    first, *others = (named,) if named else (Product.MILAN, Product.GENOA)
+    get = functools.partial(sources.snp.get, vlek=vlek, leaf=leaf)
+    try:
+        return await get(first, parsed.chip_id, parsed.reported_tcb)
+    except NotServedError:
+        if not others:
+            raise
+    return await get(others[0], parsed.chip_id, parsed.reported_tcb)
 
 
 def _product_of_leaf(leaf: bytes | None) -> str | None:
