@@ -72,11 +72,10 @@ async def collect(
 
 
 def _this_machine(name: str | None, quote_source: str | None) -> tuple[tuple[str, ...], Platform]:
+    about: tuple[str, ...] = (f"platform {name}, as it was named",)
     if name is None:
         detection = detect()
         name, about = detection.platform, tuple(detection.explain())
-    else:
-        about = (f"platform {name}, as it was named",)
     opened = open_platform(name, quote_source)
     if opened is None:
         raise ConfigError(

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attestation import dcap
+from attestation.device_rules import StatedDevices
+from attestation.devices import Judged
+from attestation.gpu.roots import GpuRoots
 from attestation.policies import machines, require
 from attestation.policies.files import read_root, references_of
 from attestation.policies.model import SECTIONS
@@ -27,8 +30,10 @@ from attestation.policies.rules import (
     RegistersAre,
 )
 from attestation.policies.types import PLATFORMS
-from attestation.policy import Policy, for_name, root_key_id
+from attestation.policy import Policy, root_key_id
+from attestation.roots import MAKERS, Roots, open_reader
 from attestation.rules import AllOf, AnyOf, ByPlatform, InGroup, MaxAge, StatementImage, StatementValues
+from attestation.snp.roots import root_key_id as snp_root
 from attestation.tdx_log_rules import log_rules
 
 if TYPE_CHECKING:
@@ -63,9 +68,8 @@ def build(document: PolicyDocument, given: Given) -> Policy:
         PolicyError: A file that it names cannot be read, or a manifest's signatures do not hold.
         AttestationError: Simulated roots are none, or too many.
     """
-    base, roots = _base(document, given)
-    tdx_section = document.tdx or Tdx()
-    tdx = machines.tdx_rules(tdx_section, roots)
+    roots = _roots(document, given)
+    tdx = machines.tdx_rules(document.tdx or Tdx(), frozenset(map(_tdx_root, roots.tdx)))
     snp = document.snp or Snp()
     by_platform: dict[str, Rule] = {
         "tdx": AllOf(tdx),
@@ -84,19 +88,37 @@ def build(document: PolicyDocument, given: Given) -> Policy:
         rules.append(InGroup("gpu", AllOf(machines.gpu_section(document.gpu))))
     required = document.event_log is not None and document.event_log.required
     rules.append(OnPlatform(("tdx",), log_rules(required=required)))
-    rules += _left_out(document)
-    return Policy(document.name, base.assurance, base.reader, AllOf(tuple(rules)), base.devices)
+    rules += [StatedDevices(), *_left_out(document)]
+    return Policy(
+        document.name,
+        "none" if document.simulated is not None else "hardware",
+        open_reader(roots, zero_padding=document.tdx is not None and document.tdx.zero_padding),
+        AllOf(tuple(rules)),
+        Judged(roots.gpu),
+    )
 
 
-def _base(document: PolicyDocument, given: Given) -> tuple[Policy, frozenset[bytes]]:
-    """Readers and roots: the makers' own, or those of a run."""
-    padding = document.tdx is not None and document.tdx.zero_padding
-    if document.simulated is None:
-        return for_name("tdx", zero_padding=padding), frozenset({dcap.INTEL_ROOT_KEY_ID})
-    paths = document.simulated
-    tdx, tpm = (tuple(read_root(given.directory / path) for path in found) for found in (paths.tdx, paths.tpm))
-    policy = for_name("simulated", simulated_roots=tdx, tpm_roots=tpm, zero_padding=padding)
-    return policy, frozenset(map(root_key_id, tdx))
+def _roots(document: PolicyDocument, given: Given) -> Roots:
+    """The makers' own, or those of a run; never both."""
+    stated = document.simulated
+    if stated is None:
+        return MAKERS
+
+    def read(paths: Sequence[Path]) -> tuple[bytes, ...]:
+        return tuple(read_root(given.directory / path) for path in paths)
+
+    devices = GpuRoots(read(stated.gpu), read(stated.rim)) if stated.gpu or stated.rim else None
+    return Roots(
+        tdx=read(stated.tdx),
+        snp=frozenset(snp_root(root) for root in read(stated.snp)),
+        tpm=read(stated.tpm),
+        gcp=read(stated.gcp),
+        gpu=devices,
+    )
+
+
+def _tdx_root(root: bytes | None) -> bytes:
+    return dcap.INTEL_ROOT_KEY_ID if root is None else root_key_id(root)
 
 
 def _demands(demands: Demands, given: Given) -> list[Rule]:

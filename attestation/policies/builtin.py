@@ -1,10 +1,10 @@
 """The built-in policies, as documents of the policy language.
 
 ``release`` is what this project's own programs demand of a machine that serves strangers: the makers' own roots, an
-up-to-date platform, an image that the root contract lists *and* that a release key signed, a GPU in confidential mode,
-evidence made within minutes. The root contract's view and the signed manifest come from whoever verifies; without them
-the policy refuses, it never demands less. The platforms' policies demand a healthy machine and leave the image open,
-and their verdicts say so.
+up-to-date platform, an image that the root contract lists *and* that a release key signed, as many GPUs as the machine
+says it computes on, each in confidential mode, evidence made within minutes. The root contract's view and the signed
+manifest come from whoever verifies; without them the policy refuses, it never demands less. The platforms' policies
+demand a healthy machine and leave the image open, and their verdicts say so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BUILTIN: Final[Mapping[str, Mapping[str, Any]]] = {
         "platforms": ["tdx", "snp", "azure", "gcp"],
         "measurements": {"require": "registry and signature"},
         "event_log": {"required": True},
-        "gpu": {"count": {"min": 1}},
+        "gpu": {"count": {"min": 0}},
         "freshness": {"max_age_s": 600.0},
         "not_needed": {"machines": _MACHINES_OPEN},
     },

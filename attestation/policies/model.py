@@ -28,6 +28,7 @@ from attestation.policies.types import (
 SOURCES: Final = ("images", "registers", "signature", "registry")
 DEFAULT_PLATFORMS: Final[tuple[PlatformName, ...]] = ("tdx", "snp", "azure", "gcp")
 SECTIONS: Final = ("measurements", "machines", "gpu", "event_log", "freshness")
+RootFiles = Annotated[tuple[Path, ...], Field(max_length=8)]
 Section: TypeAlias = Literal["measurements", "machines", "gpu", "event_log", "freshness"]
 
 
@@ -210,12 +211,23 @@ class NamedDemands(Demands):
 
 
 class SimulatedRoots(Part):
-    """Roots made for a run, DER or PEM files. A verdict that rests on one says "no assurance" first."""
+    """Roots made for a run, DER or PEM files. A verdict that rests on one says "no assurance" first.
 
-    tdx: Annotated[tuple[Path, ...], Field(max_length=8)] = ()
-    snp: Annotated[tuple[Path, ...], Field(max_length=8)] = ()
-    tpm: Annotated[tuple[Path, ...], Field(max_length=8)] = ()
-    gpu: Annotated[tuple[Path, ...], Field(max_length=8)] = ()
+    Attributes:
+        tdx: Of TDX quotes.
+        snp: Of SEV-SNP reports, Azure's too.
+        gcp: Of the keys of Google's vTPMs.
+        tpm: Of attestation keys of TPMs.
+        gpu: Of devices.
+        rim: Of the devices' reference manifests.
+    """
+
+    tdx: RootFiles = ()
+    snp: RootFiles = ()
+    gcp: RootFiles = ()
+    tpm: RootFiles = ()
+    gpu: RootFiles = ()
+    rim: RootFiles = ()
 
 
 class PolicyDocument(Demands):
