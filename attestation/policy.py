@@ -1,7 +1,7 @@
 """Policies: which evidence is taken as proof, and what it has to say.
 
-A policy is a reader, which turns bytes into a subject, and rules over the subject. ``tdx`` rests on Intel's root;
-``simulated`` on roots made for a run: of TDX quotes, with the same reader and rules, and of TPMs that the run emulates;
+A policy is a reader, which turns bytes into a subject, rules over the subject, and a judge of devices. ``tdx`` rests on
+Intel's root, ``hardware`` on that of any maker; ``simulated`` on roots made for a run, with the same readers and rules;
 ``fake_tdx`` and ``any`` are the protocol's own development policies (specification, section 5.7) and prove nothing.
 """
 
@@ -16,12 +16,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from attestation import dcap
+from attestation.device_rules import StatedDevices, WhereDevices
 from attestation.devices import DeviceFinding, DeviceJudge, Judged, Unjudged
 from attestation.errors import AttestationError, EvidenceError
-from attestation.gpu.roots import NVIDIA_ROOTS, GpuRoots
-from attestation.readers import ByForm, DcapReader, FakeReader, Form, NoReader, Reader, TpmReader
+from attestation.gpu.rules import gpu_rules
+from attestation.readers import FakeReader, NoReader, Reader
+from attestation.roots import MAKERS, Roots, open_reader
 from attestation.rules import AllOf, ByPlatform, ReportData, Rule, StatementImage, Subject
+from attestation.snp.roots import root_key_id as snp_key_id
 from attestation.tdx_log import TdxLog
+from attestation.tdx_log_rules import log_rules
 from attestation.tdx_rules import (
     ZERO48,
     ConfigBinding,
@@ -37,18 +41,21 @@ from attestation.uncovered import unchecked
 from attestation.verdict import Check
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from attestation.claims import WorkloadStatement
     from attestation.gpu.claims import GpuClaims
+    from attestation.gpu.roots import GpuRoots
+    from attestation.readers import Form
     from attestation.tdx import TdReport
     from attestation.tpm.references import TpmReference
     from attestation.verdict import Assurance
 
 _log = structlog.get_logger(__name__)
-PolicyName = Literal["tdx", "simulated", "fake_tdx", "any"]
+PolicyName = Literal["tdx", "hardware", "simulated", "fake_tdx", "any"]
 MAX_SIMULATED_ROOTS = 8
 _UNJUDGED = Unjudged()
+_DEVICES = WhereDevices(AllOf(gpu_rules()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +234,10 @@ def for_name(
     name: PolicyName | str,
     *,
     simulated_roots: Sequence[bytes] = (),
-    gpu_roots: GpuRoots | None = None,
     tpm_roots: Sequence[bytes] = (),
+    snp_roots: Collection[bytes] = (),
+    gcp_roots: Sequence[bytes] = (),
+    gpu_roots: GpuRoots | None = None,
     tpm_references: Sequence[TpmReference] = (),
     tcb_grace_days: int = 0,
     mr_seam: frozenset[bytes] | None = None,
@@ -238,53 +247,85 @@ def for_name(
     """Make a policy by its configured name.
 
     Args:
-        name: ``tdx``, ``simulated``, ``fake_tdx`` or ``any``; the last two are for development and warn.
-        simulated_roots: Roots of TDX quotes, DER certificates, for ``simulated`` only.
-        gpu_roots: Roots of devices and their reference manifests, for ``simulated`` only.
-        tpm_roots: Roots of TPM attestation keys, DER certificates, for ``simulated`` only.
-        tpm_references: The images that a TPM machine may have booted; without any, the image hash alone says.
-        tcb_grace_days: See :class:`attestation.rules.TcbStatus`.
+        name: ``tdx``, ``hardware`` (any machine that a maker's root vouches for), ``simulated``, ``fake_tdx`` or
+            ``any``; the last three are for development and warn.
+        simulated_roots: Roots of TDX quotes, DER certificates, for ``simulated`` only, as the other roots.
+        tpm_roots: Roots of TPM attestation keys, DER certificates.
+        snp_roots: Roots of SEV-SNP reports, DER certificates.
+        gcp_roots: Roots of Google's vTPM attestation keys, DER certificates.
+        gpu_roots: Roots of devices and their reference manifests.
+        tpm_references: The images that a machine with a TPM may have booted; without any, the image hash alone says.
+        tcb_grace_days: See :class:`attestation.tdx_rules.TcbStatus`.
         mr_seam: See :func:`production_rules`.
         zero_padding: Take quotes with zeros after them, as the reference's peers may show on real machines.
-        min_evaluation_number: See :class:`attestation.rules.TcbStatus`.
+        min_evaluation_number: See :class:`attestation.tdx_rules.TcbStatus`.
 
     Raises:
         AttestationError: Unknown name, or roots where none belong or are missing.
     """
-    given = len(simulated_roots) + len(tpm_roots)
-    if (name == "simulated") != bool(given) or (gpu_roots is not None and name != "simulated"):
+    given = Roots(
+        tdx=tuple(simulated_roots),
+        tpm=tuple(tpm_roots),
+        snp=frozenset(map(snp_key_id, snp_roots)),
+        gcp=tuple(gcp_roots),
+        gpu=gpu_roots,
+    )
+    if (name == "simulated") != bool(given.count) or (gpu_roots is not None and name != "simulated"):
         raise AttestationError(
-            f"policy {name!r} with {given} simulated roots",
-            hint="simulated roots belong to policy 'simulated', which needs at least one",
+            f"policy {name!r} with {given.count} simulated roots",
+            hint="simulated roots belong to policy 'simulated', which needs at least one of a machine",
         )
-    tcb = TcbStatus(grace_days=tcb_grace_days, min_evaluation_number=min_evaluation_number)
-    if name == "tdx":
-        rules = production_rules(tcb=tcb, mr_seam=mr_seam)
-        return Policy(
-            "tdx",
-            "hardware",
-            DcapReader((None,), zero_padding),
-            AllOf((RootKey(frozenset({dcap.INTEL_ROOT_KEY_ID})), *rules)),
-            Judged(NVIDIA_ROOTS),
-        )
+    rules = production_rules(
+        tcb=TcbStatus(grace_days=tcb_grace_days, min_evaluation_number=min_evaluation_number), mr_seam=mr_seam
+    )
+    if name in {"tdx", "hardware"}:
+        forms: tuple[Form, ...] = ("tdx",) if name == "tdx" else ("tdx", "snp", "azure", "gcp")
+        tdx = (RootKey(frozenset({dcap.INTEL_ROOT_KEY_ID})), *rules)
+        machines = AllOf((_by_platform(forms, tdx, tpm_references), StatedDevices(), _DEVICES))
+        reader = open_reader(MAKERS, forms=forms, zero_padding=zero_padding)
+        return Policy(name, "hardware", reader, machines, Judged(MAKERS.gpu))
     _log.warning("policy gives no assurance: development only", kind=name)
     if name == "simulated":
-        if given > MAX_SIMULATED_ROOTS:
-            raise AttestationError(f"{given} simulated roots, at most {MAX_SIMULATED_ROOTS}")
+        if given.count > MAX_SIMULATED_ROOTS:
+            raise AttestationError(f"{given.count} simulated roots, at most {MAX_SIMULATED_ROOTS}")
         ids = frozenset(root_key_id(root) for root in simulated_roots)
-        tdx = AllOf((RootKey(ids), *production_rules(tcb=tcb, mr_seam=mr_seam)))
-        readers: dict[Form, Reader] = {}
-        if simulated_roots:
-            readers["tdx"] = DcapReader(tuple(simulated_roots), zero_padding)
-        if tpm_roots:
-            readers["tpm"] = TpmReader(tuple(tpm_roots))
-        by_platform = ByPlatform({"tdx": tdx, "tpm": tpm_rules(tpm_references)})
-        return Policy("simulated", "none", ByForm(readers), by_platform, Judged(gpu_roots))
+        reader = open_reader(given, zero_padding=zero_padding)
+        demanded: tuple[Rule, ...] = (StatedDevices(), _DEVICES) if gpu_roots is not None else ()
+        machines = AllOf((_by_platform(reader.readers, (RootKey(ids), *rules), tpm_references), *demanded))
+        return Policy("simulated", "none", reader, machines, Judged(gpu_roots))
     if name == "fake_tdx":
         return Policy("fake_tdx", "none", FakeReader(), AllOf((ReportData(), StatementImage())))
     if name == "any":
         return Policy("any", "none", NoReader(), AllOf(()))
-    raise AttestationError(f"policy {name!r} is not known", hint="tdx, simulated, fake_tdx or any")
+    raise AttestationError(f"policy {name!r} is not known", hint="tdx, hardware, simulated, fake_tdx or any")
+
+
+def _by_platform(forms: Collection[Form], tdx: tuple[Rule, ...], references: Sequence[TpmReference]) -> ByPlatform:
+    """The rules of a healthy production machine, of each of the given forms.
+
+    Args:
+        forms: Which machines are taken.
+        tdx: The rules of a TDX quote.
+        references: The images that a machine with a TPM may have booted.
+    """
+    rules: dict[str, Rule] = {}
+    if "tdx" in forms:
+        rules["tdx"] = AllOf((*tdx, log_rules()))
+    if "tpm" in forms:
+        rules["tpm"] = tpm_rules(references)
+    if "snp" in forms:
+        from attestation.snp.rules import snp_rules  # noqa: PLC0415 - a policy of other machines loads none of it
+
+        rules["snp"] = AllOf((*snp_rules(), StatementImage()))
+    if "azure" in forms:
+        from attestation.azure.rules import azure_rules  # noqa: PLC0415 - likewise
+
+        rules["azure"] = AllOf(azure_rules(references=references))
+    if "gcp" in forms:
+        from attestation.gcp.rules import gcp_rules  # noqa: PLC0415 - likewise
+
+        rules["gcp"] = AllOf(gcp_rules(tdx=tdx, references=references))
+    return ByPlatform(rules)
 
 
 def root_key_id(root_der: bytes) -> bytes:

@@ -20,8 +20,8 @@ from attestation.verdict import NO_ATTESTATION, Check
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from attestation.azure.reader import AzureClaims
     from attestation.gcp.reader import GcpClaims
-    from attestation.rules import AzureClaims
     from attestation.snp.reader import SnpClaims
     from attestation.tpm.reader import TpmClaims
 
@@ -145,7 +145,7 @@ class DcapReader:
         """Verify the quote under each root until one fits."""
         expected = "a quote that verifies"
         if quote is None:
-            return Reading(None, None, (_nothing(expected),))
+            return Reading(None, None, (nothing(expected),))
         if self.zero_padding:
             quote = without_padding(quote)
         if collateral is None:
@@ -177,7 +177,7 @@ class TpmReader:
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
         """Verify the evidence; its certificates are all that is needed."""
         if quote is None:
-            return Reading(None, None, (_nothing("a TPM's"),))
+            return Reading(None, None, (nothing("a TPM's"),))
         found, checks = tpm_reader.read(quote, self.roots, now)
         return Reading(None, None, checks, found.expires_at if found else math.inf, found)
 
@@ -201,7 +201,7 @@ class ByForm:
         """Read by the form that the evidence has."""
         trusted = " or ".join(WORDS[form] for form in self.readers)
         if quote is None:
-            return Reading(None, None, (_nothing(trusted),))
+            return Reading(None, None, (nothing(trusted),))
         try:
             form = form_of(quote)
         except EvidenceError as error:
@@ -231,7 +231,8 @@ def form_of(evidence: bytes) -> Form:
     return form
 
 
-def _nothing(wanted: str) -> Check:
+def nothing(wanted: str) -> Check:
+    """The failed check of a peer that shows no evidence."""
     return Check("quote", False, "none", wanted, "this peer shows no evidence")
 
 

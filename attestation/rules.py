@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from attestation.verdict import NO_ATTESTATION, Check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from attestation.azure.reader import AzureClaims
     from attestation.claims import WorkloadStatement
     from attestation.dcap import QuoteClaims
     from attestation.gcp.reader import GcpClaims
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from attestation.tdx import TdReport
     from attestation.tdx_log import TdxLog
     from attestation.tpm.reader import TpmClaims
-
-    # Until the package that defines it exists.
-    AzureClaims: TypeAlias = Any
 
 
 WORKLOAD = "workload"

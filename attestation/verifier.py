@@ -12,14 +12,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from attestation import claims
 from attestation.certificate import RatlsCertificate, parse_certificate
 from attestation.collateral.sources import Sources
-from attestation.devices import References
 from attestation.errors import AttestationError, CertificateError, EvidenceError
 from attestation.evidence import Bundle, parse_bundle
 from attestation.freshness import Asked, bundle_checks
-from attestation.gathering import Gatherer
 from attestation.lru import BoundedCache
+from attestation.material import MaterialFinder
 from attestation.policy import Appraisal, Fresh
-from attestation.staple import Staple
 from attestation.verdict import NO_ATTESTATION, Check, Verdict
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ class Verifier:
         self.policy = policy
         if not isinstance(collateral, Sources):
             collateral = Sources() if collateral is None else Sources(tdx=collateral)
-        self._gatherer = Gatherer(collateral)
+        self._finder = MaterialFinder(collateral)
         self._clock = clock
         self._appraisals: BoundedCache[Appraisal] = BoundedCache(cache_limit)
         self._certificates: BoundedCache[RatlsCertificate] = BoundedCache(min(cache_limit, PARSED_LIMIT))
@@ -145,13 +143,17 @@ class Verifier:
             kept: Whether ``now`` is a time in the past: nothing of the present is used then, and nothing is remembered.
             anchored_at: Unix time since when the chain holds the bundle's digest.
         """
-        collateral, notes = await self._gatherer.platform(
-            parsed.quote, self.policy.reader.forms, parsed.collateral, stapled_first=kept
+        judge = self.policy.devices
+        found = await self._finder.find(
+            parsed.quote,
+            self.policy.reader.forms,
+            devices=parsed.devices if judge.judges else (),
+            staple=parsed.collateral,
+            stapled_first=kept,
         )
-        judge, references = self.policy.devices, References()
-        if parsed.devices and judge.judges:
-            references, more = await self._gatherer.devices(parsed.devices, parsed.collateral, stapled_first=kept)
-            notes = (*notes, *more)
+        if not found.complete:
+            return Appraisal(found.notes, NO_ATTESTATION, now)
+        collateral, references = found.platform, found.references
         report_data, statement = parsed.report_data(), parsed.statement
         key = _digest(
             parsed.quote,
@@ -165,26 +167,26 @@ class Verifier:
         )
         appraisal = None if kept else self._appraisals.get(key, now)
         if appraisal is None:
-            found = judge.judge(parsed.devices, parsed.device_nonce, references, now)
-            fresh = Fresh(statement, parsed.made_at, parsed.log, found, anchored_at)
+            devices = judge.judge(parsed.devices, parsed.device_nonce, references, now)
+            fresh = Fresh(statement, parsed.made_at, parsed.log, devices, anchored_at)
             appraisal = self.policy.appraise(parsed.quote, collateral, report_data=report_data, now=now, fresh=fresh)
             if not kept and all(check.passed for check in appraisal.checks):
                 self._appraisals.put(key, appraisal, appraisal.expires_at)
-        return appraisal.noting(notes)
+        return appraisal.noting(found.notes)
 
     async def _appraise_quote(self, quote: bytes | None, report_data: bytes, now: float) -> Appraisal:
         """The quote of a certificate."""
-        collateral: bytes | None = None
-        notes: tuple[Check, ...] = ()
-        if quote is not None:
-            collateral, notes = await self._gatherer.platform(quote, self.policy.reader.forms, Staple())
+        found = await self._finder.find(quote, self.policy.reader.forms)
+        if not found.complete:
+            return Appraisal(found.notes, NO_ATTESTATION, now)
+        collateral = found.platform
         key = _digest(quote, collateral, report_data)
         appraisal = self._appraisals.get(key, now)
         if appraisal is None:
             appraisal = self.policy.appraise(quote, collateral, report_data=report_data, now=now)
             if all(check.passed for check in appraisal.checks):
                 self._appraisals.put(key, appraisal, appraisal.expires_at)
-        return appraisal.noting(notes)
+        return appraisal.noting(found.notes)
 
     def _parse(self, der: bytes) -> RatlsCertificate:
         key = hashlib.sha256(der).digest()

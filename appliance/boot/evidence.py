@@ -23,7 +23,7 @@ from appliance.errors import StageError
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
 from attestation.errors import AttestationError
-from attestation.gathering import Gatherer
+from attestation.material import stapling
 from attestation.platforms import Tpm, open_platform
 from attestation.ratls import Identity
 from attestation.tpm import references
@@ -113,7 +113,7 @@ def _staple(config: WorkerConfig | None) -> Stapling | None:
         return None
     from appliance.assembly import collateral_sources  # noqa: PLC0415 - loads the chain's libraries: seconds of a start
 
-    return Gatherer(collateral_sources(config.host)).staple
+    return stapling(collateral_sources(config.host))
 
 
 async def _image(platform: Platform, identity: Identity, config: WorkerConfig | None) -> bytes:

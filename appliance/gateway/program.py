@@ -40,7 +40,7 @@ from appliance.keys import read_key
 from appliance.wire.transport import LinkProtocol
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
-from attestation.gathering import Gatherer
+from attestation.material import stapling
 from attestation.policy import for_name
 from attestation.ratls import Identity as TlsIdentity
 from attestation.ratls import RatlsListener, RouterListener
@@ -357,7 +357,7 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
         identity,
         statement=lambda: statement,
         block_hash=lambda: registry.head.block.root_hash,
-        staple=Gatherer(collateral_sources(host)).staple,
+        staple=stapling(collateral_sources(host)),
     )
     stack.push_async_callback(own.close)
     return _Doors(workers, clients, own.bundle, refused)

@@ -43,7 +43,7 @@ from appliance.worker.stages import Stages
 from appliance.worker.status import StatusPage
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
-from attestation.gathering import Gatherer
+from attestation.material import stapling
 from attestation.ratls import Identity
 from attestation.ratls.pow import open_pool
 
@@ -284,7 +284,7 @@ class Program:
             identity,
             statement=statement,
             block_hash=lambda: registry.head.block.root_hash,
-            staple=Gatherer(collateral_sources(self._config.host)).staple,
+            staple=stapling(collateral_sources(self._config.host)),
         )
         self._stack.push_async_callback(maker.close)
         return maker.bundle

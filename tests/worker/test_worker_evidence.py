@@ -7,7 +7,7 @@ from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
 from attestation.collateral.sources import Sources
 from attestation.errors import CollateralError
-from attestation.gathering import Gatherer
+from attestation.material import stapling
 from attestation.platforms import FakeTdx
 from attestation.policy import for_name
 from attestation.ratls import Identity
@@ -31,8 +31,8 @@ class Source:
 async def test_nothing_is_stapled_where_there_is_nothing() -> None:
     source = Source(b"{}")
     fake = await FakeTdx().collect(bytes(64))
-    assert not await Gatherer(Sources()).staple(fake, ())
-    assert not await Gatherer(Sources(tdx=source)).staple(fake, ()), "a quote that names no platform"
+    assert not await stapling(Sources())(fake, ())
+    assert not await stapling(Sources(tdx=source))(fake, ()), "a quote that names no platform"
     assert source.asked == []
 
 
@@ -61,7 +61,7 @@ async def test_a_verifier_without_a_source_judges_by_what_is_stapled() -> None:
             identity,
             statement=lambda: statement,
             block_hash=lambda: b"\2" * 32,
-            staple=Gatherer(with_source).staple,
+            staple=stapling(with_source),
         )
         bundle = await maker.bundle(b"\3" * 32)
         verdict = await verifier.verify_bundle(bundle, nonce=b"\3" * 32, public_key=identity.public_key)
@@ -73,5 +73,5 @@ async def test_a_verifier_without_a_source_judges_by_what_is_stapled() -> None:
 async def test_a_source_that_fails_costs_the_staple_only() -> None:
     quote = SyntheticTdx().quote(bytes(64))
     source = Source(None)
-    assert not await Gatherer(Sources(tdx=source)).staple(quote, ())
+    assert not await stapling(Sources(tdx=source))(quote, ())
     assert len(source.asked) == 1
