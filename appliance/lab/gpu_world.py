@@ -157,10 +157,13 @@ class SyntheticGpus:
     def answer_ocsp(self, request: bytes) -> bytes | None:
         """What the vendor's revocation service answers to a request, both DER; ``None`` to one about anything else.
 
+        It knows every device of the vendor's, also other machines'.
+
         Raises:
             ValueError: Not a request.
         """
-        subject, nonce = asked_for(request, self._subjects())
+        everything = self.vendor.subjects(self.vendor.devices, self.attack, self._target())
+        subject, nonce = asked_for(request, everything)
         return None if subject is None else self.vendor.answer(subject, self.attack, nonce)
 
     @property
@@ -211,11 +214,14 @@ class SyntheticGpus:
             return pem((*chain[:2], *chain[2:3] * 20, *chain[3:]))
         return pem(chain)
 
+    def _target(self) -> Device | None:
+        return self._answering(self.attack.target) if self._gpus else None
+
     def _subjects(self) -> list[Subject]:
+        """The certificates of this machine's devices and of the vendor's manifests."""
         gpus = [device for device in (*self._gpus, *self._strangers, self._forged) if device is not None]
         devices = dict.fromkeys(gpus, self._chip) | dict.fromkeys(self._switches, LS10)
-        target = self._answering(self.attack.target) if self._gpus else None
-        return self.vendor.subjects(devices, self.attack, target)
+        return self.vendor.subjects(devices, self.attack, self._target())
 
 
 def _firmware(chip: Chip) -> bytes:

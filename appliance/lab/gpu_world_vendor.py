@@ -61,6 +61,9 @@ class GpuVendor:
 
     Args:
         clock: Unix time.
+
+    Attributes:
+        devices: Every device that it made, for whichever machine, with its kind.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -85,6 +88,7 @@ class GpuVendor:
         )
         self._signers: dict[tuple[str, RimFault], tuple[Signer, Subject]] = {}
         self._responder = Responder()
+        self.devices: dict[Device, Chip] = {}
 
     @property
     def device_root(self) -> bytes:
@@ -105,7 +109,7 @@ class GpuVendor:
         signing_key: EllipticCurvePrivateKey | None = None,
     ) -> Device:
         """Make a device in the factory; see :func:`~appliance.lab.gpu_world_pki.make_device`."""
-        return make_device(
+        device = make_device(
             chip,
             self._provisioner(chip),
             Valid(FACTORY),
@@ -113,6 +117,8 @@ class GpuVendor:
             names_firmware=names_firmware,
             signing_key=signing_key,
         )
+        self.devices[device] = chip
+        return device
 
     def chain(self, chip: Chip, device: Device) -> tuple[x509.Certificate, ...]:
         """A device's certificates from the leaf to the root."""

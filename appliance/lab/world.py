@@ -26,10 +26,12 @@ from appliance.chain.owner_wallet import OwnerWallet
 from appliance.chain.stateinit import wallet_address
 from appliance.config import HostConfig, LiteserverConfig, MeasuredConfig, NetworkConfig, TrustConfig
 from appliance.keys import new_key, write_secret
-from appliance.lab import tee_service
+from appliance.lab import gpu_world_service, tee_service
+from appliance.lab.collateral_server import CollateralServer
 from appliance.lab.errors import LabError
 from appliance.lab.tee import SyntheticTdx
 from attestation.claims import image_hash
+from attestation.platforms.simulated_gpus import devices_path
 from attestation.tdx import parse_quote
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from appliance.chain.addresses import Address
     from appliance.chain.admin import OwnerOrder
     from appliance.chain.client import ChainClient
+    from appliance.lab.gpu_world import SyntheticGpus
 
 TON = 10**9
 UNIQUE_ID = 20_251
@@ -230,12 +233,30 @@ class World:
             }
         )
 
-    async def machine(self, name: str, measured: MeasuredConfig) -> Machine:
-        """Start the quoting service of a simulated machine; its socket is ``<name>.quotes`` in the directory."""
+    async def machine(self, name: str, measured: MeasuredConfig, gpus: SyntheticGpus | None = None) -> Machine:
+        """Start the quoting service of a simulated machine; its socket is ``<name>.quotes`` in the directory.
+
+        Args:
+            name: Of the machine.
+            measured: Its measured configuration.
+            gpus: Its GPUs; their device service is then beside the quoting service's socket
+                (:func:`attestation.platforms.simulated_gpus.devices_path`).
+        """
         machine = Machine(self.tee, measured)
-        server = await tee_service.start(self.directory / f"{name}.quotes", machine)
+        server = await tee_service.start(self.quotes(name), machine)
         self._stack.callback(server.close)
+        if gpus is not None:
+            devices = await gpu_world_service.start(devices_path(self.quotes(name)), gpus)
+            self._stack.callback(devices.close)
         return machine
+
+    async def services(self, gpus: SyntheticGpus | None = None) -> CollateralServer:
+        """Start the vendors' services of this world, on a loopback port of their own.
+
+        Args:
+            gpus: Whose vendor answers for manifests and revocation, if there are any.
+        """
+        return await self._stack.enter_async_context(CollateralServer(tdx=self.tee, gpus=gpus))
 
     def quotes(self, name: str) -> Path:
         """The socket of a machine's quoting service."""
