@@ -89,7 +89,7 @@ def launch(
     restrict: Annotated[bool, typer.Option("--restrict", help="The guest reaches nothing outside.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the boot; 0 returns at once.")] = 1800.0,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay; Ctrl-C stops the machine.")] = False,
-    grace: GraceOption = 30.0,
+    grace: GraceOption = 90.0,
     as_json: JsonOption = False,
 ) -> None:
     """Start the image with QEMU; prints every command it runs. The machine outlives this command."""
@@ -169,7 +169,7 @@ def status(
 @app.command()
 def stop(
     name: NameArgument,
-    grace: GraceOption = 30.0,
+    grace: GraceOption = 90.0,
     remove: Annotated[bool, typer.Option("--delete", help="Remove its files too: logs, TPM, state.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-POWERDOWN_S = 30.0
+POWERDOWN_S = 90.0
 QUIT_S = 10.0
 CONTROL_S = 10.0
 WATCH_S = 1.0

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 SYSTEMD = 257
 """The image's: older ones do not know every setting."""
 UNITS = EXTRA / "usr/lib/systemd/system"
-EXPOSURE = {"firewall": 2.9, "boot": 5.6, "status": 1.2, "engine": 1.1, "worker": 1.3}
+EXPOSURE = {"firewall": 2.9, "boot": 5.6, "status": 1.2, "engine": 1.1, "worker": 1.3, "power": 0.4}
 """The most that ``systemd-analyze security`` may give each service; docs/boot.md and docs/security.md name them."""
 USERS = {"chrysalis-engine": 960, "chrysalis-worker": 961, "chrysalis-status": 962}
+"""Those that the firewall lets use the network."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def settings(*files: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["engine", "worker", "status"])
+@pytest.mark.parametrize("name", ["engine", "worker", "status", "power"])
 def test_services_that_meet_bytes_from_outside_give_everything_up(name: str) -> None:
     directory = UNITS / f"chrysalis-{name}.service.d"
     files = sorted(f"{directory.name}/{path.name}" for path in directory.iterdir())
@@ -84,7 +85,9 @@ def test_services_that_meet_bytes_from_outside_give_everything_up(name: str) -> 
     ):  # fmt: skip
         assert unit[setting] == [value], setting
     devices = {value.split()[0] for value in unit.get("DeviceAllow", [])}
-    allowed = {"engine": set(), "worker": {"/dev/tpmrm0"}, "status": {"/dev/tpmrm0", "/dev/console"}}
+    allowed = {
+        "engine": set(), "worker": {"/dev/tpmrm0"}, "status": {"/dev/tpmrm0", "/dev/console"}, "power": {"char-input"},
+    }  # fmt: skip
     assert devices == allowed[name]
 
 
@@ -92,6 +95,13 @@ def test_nothing_serves_where_a_stage_of_the_boot_failed() -> None:
     for name in ("engine", "worker"):
         assert settings(f"chrysalis-{name}.service")["Requires"] == ["chrysalis-boot.service"]
     assert "chrysalis-boot.service" not in " ".join(settings("chrysalis-status.service").get("Requires", []))
+
+
+def test_the_power_button_needs_no_right_and_no_network() -> None:
+    assert "SuccessAction=poweroff" in (UNITS / "chrysalis-power.service").read_text()
+    drop_in = settings("chrysalis-power.service.d/30-power.conf")
+    assert (drop_in["PrivateNetwork"], drop_in["RestrictAddressFamilies"]) == (["yes"], ["none"])
+    assert drop_in["DeviceAllow"] == ["char-input r"]
 
 
 def test_no_interface_comes_up_without_the_firewall() -> None:

@@ -162,8 +162,8 @@ def attacked(built_image: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
             async with asyncio.timeout(ATTACKED_S):
                 while True:
                     stages, source = await asyncio.to_thread(readiness.look, vm)
-                    ended = {stage.name for stage in stages if stage.state in {"done", "failed", "skipped"}}
-                    if "model" in ended and source == "status port":
+                    over = {stage.name for stage in stages if stage.state in {"done", "failed", "skipped"}}
+                    if "model" in over and source == "status port":
                         break
                     if not vm.alive and KERNEL_FAULT.search(vm.console.read_text(errors="replace")):
                         return None
@@ -172,11 +172,9 @@ def attacked(built_image: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
             port = vm.forwards[STATUS_PORT]
             body = await asyncio.to_thread(readiness.get_json, port, "/v1/posture")
             shown = await asyncio.to_thread(readiness.get_json, port, "/v1/stages")
-            return {
-                "posture": body["checks"],
-                "stages": shown["stages"],
-                "console": vm.console.read_text(errors="replace"),
-            }
+            console = vm.console.read_text(errors="replace")
+            ended = await vm.stop()
+            return {"posture": body["checks"], "stages": shown["stages"], "console": console, "ended": ended}
         finally:
             await vm.stop(0)
 
@@ -205,3 +203,8 @@ def test_credentials_from_the_host_are_not_imported(attacked: dict[str, Any]) ->
 def test_no_debug_shell_comes_of_it(attacked: dict[str, Any]) -> None:
     checks = {check["name"]: check for check in attacked["posture"]}
     assert checks["running programs"]["passed"], json.dumps(checks["running programs"])
+
+
+@pytest.mark.slow
+def test_the_power_button_stops_the_machine_in_order(attacked: dict[str, Any]) -> None:
+    assert attacked["ended"] == "powerdown"
