@@ -9,8 +9,12 @@ from appliance.exports import lazily
 if TYPE_CHECKING:
     from appliance.lab.chain.devnet import DevNet
     from appliance.lab.chain.liteserver import LiteServer
+    from appliance.lab.collateral_server import CollateralServer
     from appliance.lab.demo import Demonstration
     from appliance.lab.errors import LabError
+    from appliance.lab.gpu_world import SyntheticGpus
+    from appliance.lab.gpu_world_attack import GpuAttack
+    from appliance.lab.gpu_world_vendor import GpuVendor
     from appliance.lab.snp_machine import SnpAttack, SnpMachine
     from appliance.lab.snp_world import SyntheticSnp
     from appliance.lab.stub_engine import StubEngine
@@ -20,14 +24,18 @@ if TYPE_CHECKING:
     from appliance.lab.world import Economy, World
 
 __all__ = [
+    "CollateralServer",
     "Demonstration",
     "DevNet",
     "Economy",
+    "GpuAttack",
+    "GpuVendor",
     "LabError",
     "LiteServer",
     "SnpAttack",
     "SnpMachine",
     "StubEngine",
+    "SyntheticGpus",
     "SyntheticSnp",
     "SyntheticTdx",
     "TpmWorld",
@@ -39,14 +47,18 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazily(
         __name__,
         {
+            "CollateralServer": "collateral_server",
             "Demonstration": "demo",
             "DevNet": "chain.devnet",
             "Economy": "world",
+            "GpuAttack": "gpu_world_attack",
+            "GpuVendor": "gpu_world_vendor",
             "LabError": "errors",
             "LiteServer": "chain.liteserver",
             "SnpAttack": "snp_machine",
             "SnpMachine": "snp_machine",
             "StubEngine": "stub_engine",
+            "SyntheticGpus": "gpu_world",
             "SyntheticSnp": "snp_world",
             "SyntheticTdx": "tee",
             "TpmWorld": "tpm_world",

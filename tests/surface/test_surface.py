@@ -62,8 +62,8 @@ SURFACE = {
         check_image make_locks make_wheel_locks read_lock read_wheel_lock
     """,
     "appliance.lab": """
-        Demonstration DevNet Economy LabError LiteServer SnpAttack SnpMachine StubEngine SyntheticSnp SyntheticTdx
-        TpmWorld Tvm World
+        CollateralServer Demonstration DevNet Economy GpuAttack GpuVendor LabError LiteServer SnpAttack SnpMachine
+        StubEngine SyntheticGpus SyntheticSnp SyntheticTdx TpmWorld Tvm World
     """,
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
     "appliance.model": """
