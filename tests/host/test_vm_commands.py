@@ -129,9 +129,14 @@ def test_in_the_foreground_a_signal_stops_the_machine(tiny: Callable[..., Machin
     command.append("--json")
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         console = machine.directory / "console.log"
-        while not console.exists() or tiny_guest.LINE not in console.read_text(errors="replace"):
+        for _ in range(1200):
+            if console.exists() and tiny_guest.LINE in console.read_text(errors="replace"):
+                break
             assert process.poll() is None
             time.sleep(0.1)
+        else:
+            process.send_signal(signal.SIGTERM)
+            pytest.fail("the guest said nothing")
         vm = find("tiny")
         assert vm.alive
         process.send_signal(signal.SIGTERM)
