@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from attestation.errors import CollectionError, EvidenceError
-from attestation.tdx_log import MAX_RUNTIME, ZERO, RuntimeEvent, TdxLog, extend
+from attestation.tdx_log import MAX_RUNTIME, MAX_TEXT, ZERO, RuntimeEvent, TdxLog, extend
 from measurements.errors import EventLogError
 from measurements.eventlog import read_tcg2
 
@@ -36,7 +37,7 @@ CC_TDX = 2
 """CC type of TDX in the table."""
 
 _TABLE = struct.Struct("<4sI28sBBHQQ")
-_MAX_OWN = MAX_RUNTIME * 1024
+_MAX_OWN = MAX_RUNTIME * (MAX_TEXT * 12 + 128)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +148,7 @@ def keep_firmware_log(files: LogFiles | None = None) -> bool:
     files = files or LogFiles()
     firmware = _firmware(files)
     if firmware:
-        files.copy.parent.mkdir(parents=True, exist_ok=True)
+        _directory(files.copy.parent)
         partial = files.copy.with_name(f".{files.copy.name}.partial")
         partial.write_bytes(firmware)
         partial.chmod(0o444)
@@ -171,22 +172,31 @@ def extend_rtmr3(digest: bytes, text: str, *, register: Register | None = None, 
     """
     event = RuntimeEvent(digest, text)
     register = register or SysfsRegister()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if len(own_events(log)) >= MAX_RUNTIME:
-            raise CollectionError(f"RTMR3 was extended {MAX_RUNTIME} times, no more fit into evidence")
-        before = register.read()
-        register.extend(digest)
-        file.write(json.dumps({"sha384": digest.hex(), "text": text}) + "\n")
-        file.flush()
-        after = register.read()
+    try:
+        _directory(log.parent)
+        with log.open("a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.fchmod(file.fileno(), 0o644)
+            before, after = _extend_logged(event, register, log, file)
+    except OSError as error:
+        raise CollectionError(f"log {log} cannot be written: {error.strerror}") from None
     if after != extend(before, digest):
         raise CollectionError(
             f"RTMR3 is {after.hex()[:16]}… after an extension that leads to {extend(before, digest).hex()[:16]}…",
             hint="another program extends RTMR3 without this log: this boot's evidence will be refused",
         )
     return event
+
+
+def _extend_logged(event: RuntimeEvent, register: Register, log: Path, file: TextIO) -> tuple[bytes, bytes]:
+    """Extend and write down; the register's value before and after."""
+    if len(own_events(log)) >= MAX_RUNTIME:
+        raise CollectionError(f"RTMR3 was extended {MAX_RUNTIME} times, no more fit into evidence")
+    before = register.read()
+    register.extend(event.digest)
+    file.write(json.dumps({"sha384": event.digest.hex(), "text": event.text}) + "\n")
+    file.flush()
+    return before, register.read()
 
 
 def own_events(path: Path) -> tuple[RuntimeEvent, ...]:
@@ -245,6 +255,13 @@ def _firmware(files: LogFiles) -> bytes:
         return area[: read_tcg2(area)[1]]
     except (EvidenceError, EventLogError) as error:
         raise CollectionError(f"firmware's event log cannot be used: {error.message}", hint=error.hint) from None
+
+
+def _directory(path: Path) -> None:
+    """A directory that services without privileges may enter, whatever this process gives its files."""
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o755)
 
 
 def _bounded(path: Path, limit: int) -> bytes:

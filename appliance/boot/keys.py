@@ -2,7 +2,7 @@
 
 A TPM machine makes its attestation key (null hierarchy: it dies with this boot), has it certified by credential
 activation, and leaves its logs where services without privileges may read them. A TDX machine opens the kernel's report
-interface to them. Keys for TLS are made by the services themselves and never touch a file.
+interface to them and leaves firmware's log. Keys for TLS are made by the services themselves and never touch a file.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from appliance.boot.platform import DIRECTORY, TSM, Attestable, publish
 from appliance.boot.stages import write_atomically
+from attestation import tdx_log_files
 from attestation.platforms.tpm import CHAIN_FILE, Tpm
 from attestation.tpm import logs
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from appliance.boot.system import System
 
 SERVICES: Final = ("worker", "status")
+Files = TypeVar("Files", logs.LogFiles, tdx_log_files.LogFiles)
 
 
 async def make(
@@ -44,7 +46,7 @@ async def make(
         tcti: Another TPM than the kernel's, as its tools name it.
 
     Raises:
-        CollectionError: No key, or the authority gives no certificate.
+        CollectionError: No key, the authority gives no certificate, or firmware's log is none.
         OSError: A file cannot be handed on.
     """
     publish(system, Attestable(found.name, found.source("status"), authority))
@@ -52,7 +54,7 @@ async def make(
         base = system.path(DIRECTORY)
         for name in SERVICES:
             _own_directory(base / name, users[name])
-        write_atomically(base / logs.SNAPSHOT.name, logs.gather(_log_files(system)).encode(), 0o444)
+        write_atomically(base / logs.SNAPSHOT.name, logs.gather(_on(system, logs.LogFiles())).encode(), 0o444)
         if authority is None:
             return
         own = base / "boot"
@@ -63,11 +65,12 @@ async def make(
     elif found.name == "tdx":
         # Each service makes an entry of its own below; configfs gives an entry to whoever made it.
         system.path(TSM).chmod(0o1777)
+        tdx_log_files.keep_firmware_log(_on(system, tdx_log_files.LogFiles()))
 
 
-def _log_files(system: System) -> logs.LogFiles:
-    files = logs.LogFiles()
-    return logs.LogFiles(**{field.name: system.path(str(getattr(files, field.name))) for field in fields(files)})
+def _on(system: System, files: Files) -> Files:
+    """The same files on that machine."""
+    return type(files)(**{field.name: system.path(str(getattr(files, field.name))) for field in fields(files)})
 
 
 def _own_directory(path: Path, user: tuple[int, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from typing import TYPE_CHECKING, Any
 
 from attestation import claims, dcap, policy
@@ -33,6 +34,13 @@ def firmware_log(*events: tuple[int, bytes], banks: tuple[str, ...] = ("sha384",
     """A log of events given by RTMR and digest."""
     made = tuple(Event(register + 1, 6, dict.fromkeys(banks, value), b"data") for register, value in events)
     return encode_tcg2(EventLog(banks, made), register=1)
+
+
+def table(*, signature: bytes = b"CCEL", kind: int = 2, length: int = 0x10000, good: bool = True) -> bytes:
+    """A CCEL table with the right checksum, or the wrong one."""
+    made = bytearray(struct.pack("<4sI28sBBHQQ", signature, 56, bytes(28), kind, 0, 0, length, 0xBEDB_F000))
+    made[9] = -(sum(made) + (not good)) % 256
+    return bytes(made)
 
 
 def subject_of(

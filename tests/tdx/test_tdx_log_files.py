@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tdx_support import digest, firmware_log
+from tdx_support import digest, firmware_log, table
 
 from attestation import tdx_log_files
 from attestation.errors import CollectionError, EvidenceError
@@ -33,13 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FIRMWARE = firmware_log((0, digest("hob")), (1, digest("kernel")), (3, digest("firmware's own")))
-
-
-def table(*, signature: bytes = b"CCEL", kind: int = 2, length: int = 0x10000, good: bool = True) -> bytes:
-    """A CCEL table with the right checksum, or the wrong one."""
-    made = bytearray(struct.pack("<4sI28sBBHQQ", signature, 56, bytes(28), kind, 0, 0, length, 0xBEDB_F000))
-    made[9] = -(sum(made) + (not good)) % 256
-    return bytes(made)
 
 
 @pytest.fixture
@@ -177,6 +169,14 @@ def test_what_does_not_fit_into_evidence_is_not_extended(files: LogFiles) -> Non
     files.own.write_text(line * MAX_RUNTIME)
     with pytest.raises(CollectionError, match="512 times"):
         extend_rtmr3(bytes(48), "one more", register=register, log=files.own)
+    assert register.value == bytes(48)
+
+
+def test_a_log_that_cannot_be_written(files: LogFiles) -> None:
+    register = Register()
+    files.own.mkdir()
+    with pytest.raises(CollectionError, match="cannot be written"):
+        extend_rtmr3(bytes(48), "x", register=register, log=files.own)
     assert register.value == bytes(48)
 
 
