@@ -104,7 +104,10 @@ def _ocsp(content: bytes) -> Validity:
 def _crl(content: bytes) -> Validity:
     from cryptography import x509  # noqa: PLC0415
 
-    crl = x509.load_der_x509_crl(content)
+    try:
+        crl = x509.load_der_x509_crl(content)
+    except x509.InvalidVersion as error:
+        raise ValueError("a revocation list of an unknown version") from error
     if crl.next_update_utc is None:
         raise ValueError("a revocation list without nextUpdate")
     return Validity(crl.last_update_utc.timestamp(), crl.next_update_utc.timestamp())
