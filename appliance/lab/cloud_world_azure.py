@@ -37,9 +37,6 @@ PARAVISOR = SnpMachine(
 )
 """What the processor reports of a healthy machine here."""
 
-NV_SIZE = 2600
-"""Bytes of the NV index that holds the report."""
-
 _SNP, _TDX = 2, 4
 _UNASKED = bytes(USER_DATA_SIZE)
 

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-PlatformName = Literal["tdx", "snp", "tpm", "none"]
+PlatformName = Literal["tdx", "snp", "azure", "gcp", "tpm", "none"]
 _MAX_READ = 64 * 1024
+_AZURE_TAG = "7783-7084-3265-9085-8269-3286-77"
+"""Asset tag of every machine of Azure's, and of no other."""
+
+_GOOGLE = "Google Compute Engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,11 @@ def detect(root: Path = Path("/")) -> Detection:
         root: Where the machine's file systems are, another one in tests.
     """
     tdx, snp, tpm = _tdx(root), _snp(root), _tpm(root)
-    chosen: PlatformName = "tdx" if tdx.usable else "snp" if snp.usable else "tpm" if tpm.usable else "none"
-    return Detection(chosen, (tdx, snp, tpm))
+    azure, gcp = _azure(root, tpm), _gcp(root, tpm, confidential=tdx.usable or snp.usable)
+    chosen: PlatformName = "tdx" if tdx.usable else "snp" if snp.usable else "none"
+    if chosen == "none":
+        chosen = "azure" if azure.usable else "gcp" if gcp.usable else "tpm" if tpm.usable else "none"
+    return Detection(chosen, (tdx, snp, azure, gcp, tpm))
 
 
 def _tdx(root: Path) -> Finding:
@@ -81,6 +88,32 @@ def _snp(root: Path) -> Finding:
         why = "the processor says SEV-SNP, without /dev/sev-guest: load sev-guest, unless a paravisor keeps it"
         return Finding("snp", True, False, why)
     return Finding("snp", False, False, "no /dev/sev-guest, and the processor does not say SEV-SNP")
+
+
+def _azure(root: Path, tpm: Finding) -> Finding:
+    """A paravisor hides the processor's interfaces and shows a TPM: what it is under shows in the report in that."""
+    tag = _text(root / "sys/class/dmi/id/chassis_asset_tag").strip()
+    if tag != _AZURE_TAG:
+        return Finding("azure", False, False, "the chassis has another asset tag than Azure's machines")
+    if not tpm.usable:
+        return Finding("azure", True, False, f"an Azure machine; its TPM: {tpm.why}")
+    if "GenuineIntel" in _text(root / "proc/cpuinfo"):
+        why = "an Azure machine with Intel's processor: its TDs lack SEPT_VE_DISABLE, which no verifier takes"
+        return Finding("azure", True, False, why)
+    return Finding(
+        "azure", True, True, "an Azure machine with a TPM, which a paravisor holds if it is a confidential one"
+    )
+
+
+def _gcp(root: Path, tpm: Finding, *, confidential: bool) -> Finding:
+    name = _text(root / "sys/class/dmi/id/product_name").strip()
+    if name != _GOOGLE:
+        return Finding("gcp", False, False, f"the product is called {name or 'nothing'}, not {_GOOGLE}")
+    if not tpm.usable:
+        return Finding("gcp", True, False, f"a Google machine; its vTPM: {tpm.why}")
+    if confidential:
+        return Finding("gcp", True, True, "a Google machine; its vTPM can say besides where it stands")
+    return Finding("gcp", True, True, "a Google machine that no processor speaks for: its vTPM's word is Google's")
 
 
 def _tpm(root: Path) -> Finding:

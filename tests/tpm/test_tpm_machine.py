@@ -194,7 +194,7 @@ def test_detection_says_what_it_found_and_why(
 ) -> None:
     found = detect(machine(tmp_path, *paths, **texts))
     assert found.platform == platform
-    assert len(found.findings) == 3
+    assert len(found.findings) == 5
     assert any(line.startswith(why) for line in found.explain()), found.explain()
 
 
