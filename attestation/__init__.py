@@ -19,11 +19,14 @@ if TYPE_CHECKING:
         CollectionError,
         EvidenceError,
         HandshakeError,
+        PolicyError,
         RefusedError,
     )
     from attestation.evidence import Bundle, build_bundle, parse_bundle
     from attestation.platforms import Platform, open_platform
     from attestation.policy import Policy
+    from attestation.policy_file import load_policy
+    from attestation.remote import verify_worker
     from attestation.tdx import TdxQuote, parse_quote
     from attestation.verdict import Check, Verdict
     from attestation.verifier import Verifier
@@ -40,15 +43,18 @@ __all__ = [
     "HandshakeError",
     "Platform",
     "Policy",
+    "PolicyError",
     "RefusedError",
     "TdxQuote",
     "Verdict",
     "Verifier",
     "WorkloadStatement",
     "build_bundle",
+    "load_policy",
     "open_platform",
     "parse_bundle",
     "parse_quote",
+    "verify_worker",
 ]
 
 _HOMES = {
@@ -62,9 +68,11 @@ _HOMES = {
     "Verifier": "verifier",
     "WorkloadStatement": "claims",
     "build_bundle": "evidence",
+    "load_policy": "policy_file",
     "open_platform": "platforms",
     "parse_bundle": "evidence",
     "parse_quote": "tdx",
+    "verify_worker": "remote",
 }
 """Modules of the names; the others are errors."""
 

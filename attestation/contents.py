@@ -34,7 +34,10 @@ def contents(data: bytes) -> dict[str, Plain]:
     Raises:
         EvidenceError: The bytes are no bundle.
     """
-    bundle = parse_bundle(data)
+    try:
+        bundle = parse_bundle(data)
+    except EvidenceError as error:
+        raise EvidenceError(f"no evidence bundle: {error.message}", hint=error.hint) from None
     return {
         "notice": NOTICE,
         "size": len(data),

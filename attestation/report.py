@@ -34,7 +34,7 @@ class Facts:
     Attributes:
         source: Where the evidence came from: a file's name or a peer's address.
         digest: SHA-256 of the bundle, empty for other evidence.
-        nonce_ours: Whether the nonce was chosen for this request.
+        nonce_ours: Whether it answers the nonce that the verifier asked with.
     """
 
     source: str
@@ -75,7 +75,7 @@ def summary(verdict: Verdict, facts: Facts) -> list[tuple[str, str]]:
         rows.append(("bundle", f"sha256 {facts.digest.hex()}"))
     if verdict.made_at is not None:
         rows.append(("made at", f"{moment(verdict.made_at)} as the machine states it; {_anchor(verdict)}"))
-        nonce = "chosen for this request" if facts.nonce_ours else "not chosen by this verifier: it may be a replay"
+        nonce = "the one that was asked for" if facts.nonce_ours else "nobody here asked for it: this may be a replay"
         rows.append(("nonce", nonce))
     return rows
 
@@ -155,16 +155,19 @@ def _branch(group: CheckGroup, depth: int, *, reasons: bool) -> Iterator[str]:
             yield from _branch(item, depth + 1, reasons=reasons)
             continue
         state = state_of(item)
-        line = f"{indent}{MARKS[state]:<4} {visible(item.name)}: {visible(item.seen)}"
-        yield line if state == "passed" else f"{line}; {_wanted(state)} {visible(item.expected)}"
+        yield f"{indent}{MARKS[state]:<4} {visible(item.name)}: {visible(item.seen)}{_wanted(state, item)}"
         if item.why and (reasons or state == "failed"):
             yield f"{indent}       why: {visible(item.why)}"
         if item.hint and state == "failed":
             yield f"{indent}       do:  {visible(item.hint)}"
 
 
-def _wanted(state: str) -> str:
-    return "expected" if state == "failed" else "not judged:"
+def _wanted(state: str, check: Check) -> str:
+    if state == "passed":
+        return ""
+    if state == "failed":
+        return f"; expected {visible(check.expected)}"
+    return f" (not judged: {visible(check.expected.removeprefix('not checked: '))})"
 
 
 def _plain(group: CheckGroup) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
+from appliance.cli.main import run
 from appliance.lab.gpu_world import SyntheticGpus
 from appliance.lab.tee import SyntheticTdx
 from attestation import own_image
@@ -111,10 +116,38 @@ def make_site(directory: Path) -> Site:
     return Site(directory, tdx, gpus, bundle, own_image.own_image(tdx.quote(bytes(64))))
 
 
-def chrysalis(*words: str | Path, ok: bool | None = None) -> subprocess.CompletedProcess[str]:
-    """The command as a process; never a traceback."""
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def chrysalis(*words: str | Path, ok: bool | None = None) -> Done:
+    """The command in this process, through its own entry point; never a traceback."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    argv, sys.argv = sys.argv, ["chrysalis", *map(str, words)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            run()
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    finally:
+        sys.argv = argv
+        structlog.reset_defaults()
+    return _checked(Done(status, out.getvalue(), err.getvalue()), ok)
+
+
+def chrysalis_process(*words: str | Path, ok: bool | None = None) -> Done:
+    """The command as users start it."""
     command = [sys.executable, "-m", "appliance.cli", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    return _checked(Done(done.returncode, done.stdout, done.stderr), ok)
+
+
+def _checked(done: Done, ok: bool | None) -> Done:
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     assert "internal error" not in done.stderr, done.stderr
     if ok is not None:
