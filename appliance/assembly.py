@@ -63,8 +63,18 @@ def open_registry(network: NetworkConfig, host: HostConfig, chain: ChainClient) 
 
 def collateral_sources(host: HostConfig) -> Sources:
     """Where collateral comes from: of each kind a service's address, or nothing, which means stapled only."""
-    asked = CollateralSettings(tdx=host.collateral, kds=host.kds, rim=host.rim, ocsp=host.ocsp)
-    return open_sources(asked)
+    access = host.collateral_access
+    settings = CollateralSettings(
+        tdx=host.collateral,
+        kds=host.kds,
+        rim=host.rim,
+        ocsp=host.ocsp,
+        root_crl=access.root_crl,
+        proxy=access.proxy,
+        cache=access.cache_dir or host.state_dir / "collateral",
+        offline=access.offline,
+    )
+    return open_sources(settings)
 
 
 def open_verifier(trust: TrustConfig, host: HostConfig) -> Verifier:

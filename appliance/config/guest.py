@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from appliance.config.models import (
     MAX_TIMEOUT_S,
+    CollateralAccess,
     Hex32,
     HostPort,
     LiteserverConfig,
@@ -53,6 +54,7 @@ class GuestHost(Model):
     kds: HttpUrl | None = None
     rim: HttpUrl | None = None
     ocsp: HttpUrl | None = None
+    collateral_access: CollateralAccess = CollateralAccess()
     registry_poll_s: Annotated[float, Field(gt=0, le=3600)] = 45.0
     drain_s: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S)] = 30.0
     log_level: Literal["info", "warning", "error"] = "info"

@@ -183,6 +183,28 @@ class LiteserverConfig(Model):
     key: Base64
 
 
+class CollateralAccess(Model):
+    """How services of collateral are reached: nothing that they answer is trusted, so this costs availability alone.
+
+    ``proxy``: ``environment`` takes ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY``, ``off`` none, an address that
+    one. ``root_crl`` has the revocation list of Intel's root; without it the service that ``collateral`` names has it.
+    """
+
+    proxy: Annotated[str, StringConstraints(pattern=r"^(environment|off|http://[^\s]{1,500})$")] = "environment"
+    root_crl: ServiceUrl | None = None
+
+
+class HostCollateralAccess(CollateralAccess):
+    """What a host has besides: places of its own.
+
+    ``cache_dir`` keeps answers, by default in ``state_dir``; ``offline`` is a file that ``chrysalis collateral export``
+    made, looked into before a service is asked.
+    """
+
+    cache_dir: Path | None = None
+    offline: Path | None = None
+
+
 class HostConfig(Model):
     """What every program's host decides: places and addresses.
 
@@ -192,6 +214,7 @@ class HostConfig(Model):
     another directory for key and certificates (``tpm``). ``attestation_ca`` certifies a TPM's attestation key (URL).
     ``collateral`` (a URL, file or directory), ``kds``, ``rim`` and ``ocsp`` (URLs) have what evidence of TDX machines,
     of SEV-SNP machines and of GPUs is judged by; without them only what comes with evidence is used.
+    ``collateral_access`` says how those services are reached, and where their answers are kept.
     """
 
     state_dir: Path
@@ -205,6 +228,7 @@ class HostConfig(Model):
     kds: ServiceUrl | None = None
     rim: ServiceUrl | None = None
     ocsp: ServiceUrl | None = None
+    collateral_access: HostCollateralAccess = HostCollateralAccess()
     registry_poll_s: Annotated[float, Field(gt=0, le=3600)] = 45.0
     drain_s: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S)] = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
