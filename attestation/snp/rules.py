@@ -18,8 +18,8 @@ from attestation.snp.machine_rules import (
     SnpPrivilege,
     SnpTcbMinimum,
 )
-from attestation.snp.report import SigningKey
-from attestation.snp.tcb import Product
+from attestation.snp.report import PlatformInfo, SigningKey
+from attestation.snp.tcb import Product, Tcb
 from attestation.verdict import Check
 
 if TYPE_CHECKING:
@@ -234,7 +234,10 @@ class SnpUnchecked:
         report = subject.snp.report
         seen = [
             ("firmware version", f"{report.current_version}, cannot go back from {report.committed_version}"),
+            ("current tcb", str(Tcb(subject.snp.product, report.current_tcb))),
             ("id block", f"family {short(report.family_id)}, image {short(report.image_id)}, svn {report.guest_svn}"),
+            ("trusted io", "on" if report.platform_info.has(PlatformInfo.TIO_EN) else "off"),
+            ("iommu", "write safe" if report.platform_info.has(PlatformInfo.IOMMU_WRITE_SAFE) else "says nothing"),
         ]
         if report.launch_mitigations is not None:
             seen.append(

@@ -69,10 +69,11 @@ def test_the_control_passes(product: Product, version: int, provider: str) -> No
     assert {"certificate chain", "report signature", "memory alias check", "tcb"} <= {check.name for check in checks}
 
 
+@pytest.mark.parametrize("kind", [{"product": Product.GENOA}, {"product": Product.TURIN, "version": 5}], ids=str)
 @pytest.mark.parametrize(("attack", "names"), ATTACKS, ids=lambda value: "-".join(value) if value else "")
-def test_an_attack_is_refused_by_name(attack: dict[str, Any], names: set[str]) -> None:
-    assert failed(judge_world(world(SnpAttack(**attack)))) == names
-    assert failed(judge_world(world(SnpAttack()))) == set()
+def test_an_attack_is_refused_by_name(attack: dict[str, Any], names: set[str], kind: dict[str, Any]) -> None:
+    assert failed(judge_world(world(SnpAttack(**attack), **kind))) == names
+    assert failed(judge_world(world(SnpAttack(), **kind))) == set()
 
 
 def test_every_attack_of_the_world_is_staged() -> None:
