@@ -30,7 +30,7 @@ from attestation.errors import EvidenceError
 from attestation.tpm.chain import root_key_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAX_CERTIFICATES = 8
 PDI_SIZE = 8
@@ -117,12 +117,7 @@ def load_pem(data: bytes) -> tuple[x509.Certificate, ...]:
         rest = rest[match.end() :]
     if not texts:
         raise EvidenceError("certificate chain without certificates")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        try:
-            return tuple(x509.load_pem_x509_certificate(text) for text in texts)
-        except LIBRARY_ERRORS as error:
-            raise EvidenceError(f"certificate in a chain cannot be read: {type(error).__name__}") from None
+    return tuple(_read(x509.load_pem_x509_certificate, text) for text in texts)
 
 
 def load_der(der: bytes) -> x509.Certificate:
@@ -131,12 +126,7 @@ def load_der(der: bytes) -> x509.Certificate:
     Raises:
         EvidenceError: It cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        try:
-            return x509.load_der_x509_certificate(der)
-        except LIBRARY_ERRORS as error:
-            raise EvidenceError(f"certificate cannot be read: {type(error).__name__}") from None
+    return _read(x509.load_der_x509_certificate, der)
 
 
 def verify_path(certificates: Sequence[x509.Certificate], roots: Sequence[bytes], now: float) -> Path:
@@ -250,19 +240,24 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> Non
 
 
 def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    """An extension's value, ``None`` without it.
-
-    Raises:
-        EvidenceError: The extensions cannot be read.
-    """
+    """An extension's value, ``None`` without it."""
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-    except LIBRARY_ERRORS as error:
-        raise EvidenceError(
-            f"extensions of the certificate of {name_of(certificate.subject)} cannot be read: {type(error).__name__}"
-        ) from None
+
+
+def _read(load: Callable[[bytes], x509.Certificate], data: bytes) -> x509.Certificate:
+    """Read all of a certificate that is looked at here: the library reads most of it only when it is asked for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        try:
+            certificate = load(data)
+            _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
+            _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.serial_number)
+        except LIBRARY_ERRORS as error:
+            raise EvidenceError(f"certificate cannot be read: {type(error).__name__}") from None
+    return certificate
 
 
 def _root_above(last: x509.Certificate, trusted: Sequence[x509.Certificate]) -> x509.Certificate:
@@ -276,12 +271,7 @@ def _root_above(last: x509.Certificate, trusted: Sequence[x509.Certificate]) -> 
 
 
 def _check_critical(certificate: x509.Certificate) -> None:
-    try:
-        critical = [item.oid for item in certificate.extensions if item.critical]
-    except LIBRARY_ERRORS as error:
-        raise EvidenceError(
-            f"extensions of the certificate of {name_of(certificate.subject)} cannot be read: {type(error).__name__}"
-        ) from None
+    critical = [item.oid for item in certificate.extensions if item.critical]
     unknown = [oid.dotted_string for oid in critical if oid not in _KNOWN_CRITICAL]
     if unknown:
         raise EvidenceError(
