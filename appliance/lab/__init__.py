@@ -9,12 +9,15 @@ from appliance.exports import lazily
 if TYPE_CHECKING:
     from appliance.lab.chain.devnet import DevNet
     from appliance.lab.chain.liteserver import LiteServer
+    from appliance.lab.cloud_world_azure import AzureAttack, AzureWorld
+    from appliance.lab.cloud_world_gcp import GcpAttack, GcpWorld
     from appliance.lab.collateral_server import CollateralServer
     from appliance.lab.demo import Demonstration
     from appliance.lab.errors import LabError
     from appliance.lab.gpu_world import SyntheticGpus
     from appliance.lab.gpu_world_attack import GpuAttack
     from appliance.lab.gpu_world_vendor import GpuVendor
+    from appliance.lab.paper_tpm import Booted
     from appliance.lab.snp_machine import SnpAttack, SnpMachine
     from appliance.lab.snp_world import SyntheticSnp
     from appliance.lab.stub_engine import StubEngine
@@ -24,10 +27,15 @@ if TYPE_CHECKING:
     from appliance.lab.world import Economy, World
 
 __all__ = [
+    "AzureAttack",
+    "AzureWorld",
+    "Booted",
     "CollateralServer",
     "Demonstration",
     "DevNet",
     "Economy",
+    "GcpAttack",
+    "GcpWorld",
     "GpuAttack",
     "GpuVendor",
     "LabError",
@@ -47,10 +55,15 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazily(
         __name__,
         {
+            "AzureAttack": "cloud_world_azure",
+            "AzureWorld": "cloud_world_azure",
+            "Booted": "paper_tpm",
             "CollateralServer": "collateral_server",
             "Demonstration": "demo",
             "DevNet": "chain.devnet",
             "Economy": "world",
+            "GcpAttack": "cloud_world_gcp",
+            "GcpWorld": "cloud_world_gcp",
             "GpuAttack": "gpu_world_attack",
             "GpuVendor": "gpu_world_vendor",
             "LabError": "errors",

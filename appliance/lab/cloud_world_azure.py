@@ -75,7 +75,7 @@ class AzureAttack:
 
 
 class AzureWorld:
-    """One machine.
+    """One machine; it is a platform, too, whose evidence bundles can carry.
 
     Args:
         booted: What it booted.
@@ -87,6 +87,8 @@ class AzureWorld:
         snp: The processor.
         vtpm: The paravisor's vTPM.
     """
+
+    name = "azure"
 
     def __init__(
         self,
@@ -129,6 +131,14 @@ class AzureWorld:
         tpm = signing.evidence(qualifying_data(asked), (), with_logs=fresh)
         report = self.report(user_data, signing.key if attack.key_swapped else None)
         return AzureEvidence(report=report, tpm=self._spoiled(tpm), certificates=self.certificates).encode()
+
+    async def collect(self, report_data: bytes) -> bytes:
+        """As :meth:`evidence` for certificates: a platform's way to ask."""
+        return self.evidence(report_data, fresh=False)
+
+    async def collect_with_logs(self, report_data: bytes) -> bytes:
+        """As :meth:`evidence`: a platform's way to ask."""
+        return self.evidence(report_data)
 
     def report(self, user_data: bytes, shown: object = None) -> bytes:
         """The paravisor's report, without the zeros behind it.

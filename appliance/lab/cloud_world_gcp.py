@@ -79,7 +79,7 @@ class GcpAttack:
 
 
 class GcpWorld:
-    """One run's Google.
+    """One run's Google and a machine there; it is a platform, too, whose evidence bundles can carry.
 
     Args:
         booted: What its machine booted.
@@ -89,6 +89,8 @@ class GcpWorld:
         attack: What is wrong.
         clock: Unix time.
     """
+
+    name = "gcp"
 
     def __init__(
         self,
@@ -140,6 +142,14 @@ class GcpWorld:
         if self._tdx is not None and not attack.td_missing:
             quote = self._tdx.quote(bytes(64) if attack.td_of_another else report_data)
         return GcpEvidence(tpm=self._spoiled(tpm), tdx=quote).encode()
+
+    async def collect(self, report_data: bytes) -> bytes:
+        """As :meth:`evidence` for certificates: a platform's way to ask."""
+        return self.evidence(report_data, fresh=False)
+
+    async def collect_with_logs(self, report_data: bytes) -> bytes:
+        """As :meth:`evidence`: a platform's way to ask."""
+        return self.evidence(report_data)
 
     def _spoiled(self, tpm: TpmEvidence) -> TpmEvidence:
         if self._attack.other_vtpm:

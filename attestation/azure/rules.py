@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from attestation.azure.references import MICROSOFT_ID_KEYS
-from attestation.rules import Finding, StatementImage, one, short
+from attestation.rules import Finding, InGroup, StatementImage, one, short
 from attestation.snp.rules import SnpIdKeys, SnpReportData, snp_rules
 from attestation.tpm.rules import ConfigurationRegister, LogsReplay, References, TpmReportData, Unchecked
 from attestation.verdict import Check
@@ -34,7 +34,8 @@ class OfParavisor:
 
     def appraise(self, subject: Subject) -> Finding:
         """Look at the report."""
-        return self.rule.appraise(replace(subject, snp=subject.azure.snp if subject.azure else None))
+        found = replace(subject, snp=subject.azure.snp if subject.azure else None)
+        return InGroup("platform/processor", self.rule).appraise(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class OfVtpm:
 
     def appraise(self, subject: Subject) -> Finding:
         """Look at the vTPM."""
-        return self.rule.appraise(replace(subject, tpm=subject.azure.tpm if subject.azure else None))
+        found = replace(subject, tpm=subject.azure.tpm if subject.azure else None)
+        return InGroup("platform/vtpm", self.rule).appraise(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attestation.rules import Finding, StatementImage, one
+from attestation.rules import Finding, InGroup, StatementImage, one
 from attestation.tpm.rules import ConfigurationRegister, LogsReplay, References, TpmReportData, Unchecked
 from attestation.verdict import Check
 
@@ -31,7 +31,8 @@ class OfVtpm:
 
     def appraise(self, subject: Subject) -> Finding:
         """Look at the vTPM."""
-        return self.rule.appraise(replace(subject, tpm=subject.gcp.tpm if subject.gcp else None))
+        found = replace(subject, tpm=subject.gcp.tpm if subject.gcp else None)
+        return InGroup("platform/vtpm", self.rule).appraise(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class OfTdx:
         """Look at the TDX quote."""
         if subject.gcp is None or subject.gcp.report is None:
             return Finding(())
-        return self.rule.appraise(replace(subject, report=subject.gcp.report, claims=subject.gcp.tdx))
+        found = replace(subject, report=subject.gcp.report, claims=subject.gcp.tdx)
+        return InGroup("platform/processor", self.rule).appraise(found)
 
 
 @dataclass(frozen=True, slots=True)

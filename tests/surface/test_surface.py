@@ -62,8 +62,9 @@ SURFACE = {
         check_image make_locks make_wheel_locks read_lock read_wheel_lock
     """,
     "appliance.lab": """
-        CollateralServer Demonstration DevNet Economy GpuAttack GpuVendor LabError LiteServer SnpAttack SnpMachine
-        StubEngine SyntheticGpus SyntheticSnp SyntheticTdx TpmWorld Tvm World
+        AzureAttack AzureWorld Booted CollateralServer Demonstration DevNet Economy GcpAttack GcpWorld GpuAttack
+        GpuVendor LabError LiteServer SnpAttack SnpMachine StubEngine SyntheticGpus SyntheticSnp SyntheticTdx TpmWorld
+        Tvm World
     """,
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
     "appliance.model": """
