@@ -184,7 +184,8 @@ def read_tcg2(data: bytes) -> tuple[EventLog, int]:
         raise EventLogError("log does not begin with a specification id event", hint="logs of TPM 1.2 are not read")
     sizes = _specification(data[_FIRST.size : offset])
     events: list[Event] = []
-    while offset < len(data) and not _is_filling(data, offset):
+    filling = min(len(data.rstrip(fill)) for fill in _FILL)
+    while offset < filling:
         if len(events) == MAX_EVENTS:
             raise EventLogError(f"log with more than {MAX_EVENTS} events")
         event, offset = _event(data, offset, sizes)
@@ -258,11 +259,3 @@ def _event(data: bytes, offset: int, sizes: Mapping[int, int]) -> tuple[Event, i
     if end > len(data):
         raise EventLogError(f"event at {offset} has {length} bytes of data where {len(data) - at - 4} are left")
     return Event(register, kind, digests, data[at + _U32.size : end]), end
-
-
-def _is_filling(data: bytes, offset: int) -> bool:
-    """Whether nothing but one of the filling bytes follows; the first bytes tell almost always."""
-    return any(
-        data.startswith(fill * min(8, len(data) - offset), offset) and data.count(fill, offset) == len(data) - offset
-        for fill in _FILL
-    )

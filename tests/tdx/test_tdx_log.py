@@ -14,7 +14,7 @@ from tdx_support import digest, firmware_log
 from attestation import cbor, tdx_log
 from attestation.errors import EvidenceError
 from attestation.tdx_log import RuntimeEvent, TdxLog, extend
-from measurements.eventlog import Event, EventLog, encode_tcg2, parse_tcg2, read_tcg2
+from measurements.eventlog import MAX_LOG, Event, EventLog, encode_tcg2, parse_tcg2, read_tcg2
 
 if TYPE_CHECKING:
     from appliance.lab.tee import SyntheticTdx
@@ -146,6 +146,17 @@ def test_a_firmware_log_has_its_bound() -> None:
     assert TdxLog(big).registers[0]
     with pytest.raises(EvidenceError, match="at most 262144"):
         TdxLog(encode_tcg2(EventLog(("sha384",), parse_tcg2(big).events * 2), register=1))
+
+
+def test_a_log_that_looks_like_filling_everywhere_is_read_in_one_pass() -> None:
+    """Every event begins with zeros, and zeros follow up to the last byte: once that took seconds."""
+    event = Event(0, 0, {"sha384": b"\x01" * 48}, b"")
+    head = encode_tcg2(EventLog(("sha384",), (event,) * 4095))
+    rest = MAX_LOG - len(head) - 66
+    last = Event(0, 0, {"sha384": bytes(48)}, bytes(rest - 1) + b"\x01")
+    whole = encode_tcg2(EventLog(("sha384",), (*[event] * 4095, last)))
+    assert len(whole) == MAX_LOG
+    assert len(parse_tcg2(whole).events) == 4096
 
 
 @given(FIRMWARE, st.sampled_from([b"", b"\0" * 9, b"\xff" * 4096]))
