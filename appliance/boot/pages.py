@@ -19,20 +19,17 @@ from appliance.boot import posture
 from appliance.boot.configuration import OWNER_PAGE_FILE
 from appliance.boot.stages import failed, read_stages
 from appliance.config.guest import STATUS_PORT
-from attestation.errors import AttestationError
+from appliance.worker.attested import PATH, EvidencePage, problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from appliance.boot.system import System
-
-    Evidence = Callable[[bytes], Awaitable[bytes]]
+    from appliance.worker.attested import Evidence
 
 MAX_POSTURE_BYTES: Final = 1 << 18
 MAX_PAGE_BYTES: Final = 1 << 20
 MAX_DIGEST_BYTES: Final = 64
-MAX_WAITING: Final = 64
-NONCE_BYTES: Final = 32
 WORKER_PAGES: Final = frozenset({"health", "status", "engine", "metrics"})
 
 
@@ -46,8 +43,7 @@ class Pages:
 
     def __init__(self, system: System, evidence: Callable[[], Evidence | None]) -> None:
         self._system = system
-        self._evidence = evidence
-        self._waiting = 0
+        self._evidence = EvidencePage(evidence)
 
     def application(self) -> web.Application:
         """The HTTP application; GET only."""
@@ -55,7 +51,7 @@ class Pages:
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/stages", self._stages)
         app.router.add_get("/v1/posture", self._posture)
-        app.router.add_get("/v1/attestation", self._attestation)
+        app.router.add_get(PATH, self._evidence.answer)
         app.router.add_get("/v1/worker/{page}", self._worker)
         return app
 
@@ -74,32 +70,9 @@ class Pages:
         try:
             checks: Any = json.loads(self._system.read(posture.FILE, MAX_POSTURE_BYTES))
         except (OSError, ValueError):
-            return _problem(503, "the posture was not taken yet", "see /v1/stages")
+            return problem(503, "the posture was not taken yet", "see /v1/stages")
         now = posture.socket_check(self._system, serving=True).to_dict()
         return web.json_response({"checks": checks, "now": [now]})
-
-    async def _attestation(self, request: web.Request) -> web.Response:
-        try:
-            nonce = bytes.fromhex(request.query.get("nonce", ""))
-        except ValueError:
-            nonce = b""
-        if len(nonce) != NONCE_BYTES:
-            return _problem(
-                400, f"nonce is not {NONCE_BYTES} bytes in hex", "GET /v1/attestation?nonce=<64 hex digits>"
-            )
-        evidence = self._evidence()
-        if evidence is None:
-            return _problem(503, "this machine has no key to attest with yet", "see /v1/stages")
-        if self._waiting >= MAX_WAITING:
-            return _problem(503, f"{MAX_WAITING} requests for evidence wait already", "ask again later")
-        self._waiting += 1
-        try:
-            bundle = await evidence(nonce)
-        except AttestationError as error:
-            return _problem(503, error.message, error.hint)
-        finally:
-            self._waiting -= 1
-        return web.Response(body=bundle, content_type="application/cbor")
 
     def _is_owner(self, authorization: str) -> bool:
         try:
@@ -112,10 +85,10 @@ class Pages:
     async def _worker(self, request: web.Request) -> web.Response:
         """A page of the worker, as it is, for its owner: running counters tell a watcher how long answers are."""
         if not self._is_owner(request.headers.get("Authorization", "")):
-            return _problem(401, "this page is the owner's", "Authorization: Bearer <the key of owner_page_sha256>")
+            return problem(401, "this page is the owner's", "Authorization: Bearer <the key of owner_page_sha256>")
         page = request.match_info["page"]
         if page not in WORKER_PAGES:
-            return _problem(404, "no such page", ", ".join(sorted(WORKER_PAGES)))
+            return problem(404, "no such page", ", ".join(sorted(WORKER_PAGES)))
         timeout = aiohttp.ClientTimeout(total=10)
         url = f"http://127.0.0.1:{STATUS_PORT}/{page}"
         try:
@@ -126,8 +99,4 @@ class Pages:
                 body = await answer.content.read(MAX_PAGE_BYTES)
                 return web.Response(body=body, status=answer.status, content_type=answer.content_type)
         except (aiohttp.ClientError, TimeoutError, OSError):
-            return _problem(503, "the worker does not run", "see /v1/stages")
-
-
-def _problem(status: int, message: str, hint: str) -> web.Response:
-    return web.json_response({"error": message, "hint": hint}, status=status)
+            return problem(503, "the worker does not run", "see /v1/stages")

@@ -235,11 +235,15 @@ class HostConfig(Model):
 
 
 class WorkerHost(HostConfig):
-    """A worker's host settings. ``gateways`` replaces the registry's list; ``engine_url`` an own engine."""
+    """A worker's host settings. ``gateways`` replaces the registry's list; ``engine_url`` an own engine.
+
+    ``attested`` serves fresh evidence to whoever asks, over TLS that ends at the attested key (``/v1/attestation``).
+    """
 
     gateways: tuple[HostPort, ...] = ()
     gateway_connections: Annotated[int, Field(ge=1, le=64)] = 1
     model_dir: Path | None = None
+    attested: HostPort | None = None
     engine_url: str | None = None
     engine_key_file: Path | None = None
     relay: Path | None = None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 import tenacity
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance.accounting.worker_ledger import WorkerLedger
 from appliance.assembly import collateral_sources, open_chain, open_dialer, open_registry, open_verifier, own_platform
@@ -31,6 +32,7 @@ from appliance.engine.errors import EngineUnavailableError
 from appliance.engine.rules import Rules
 from appliance.errors import ConfigError, StageError, leaf
 from appliance.keys import read_key, read_secret, write_secret
+from appliance.worker import attested
 from appliance.worker.book import Book
 from appliance.worker.engine import describe_engine, open_engine
 from appliance.worker.handshake import Offer
@@ -127,6 +129,7 @@ class Program:
         self._config = config
         self._stack = stack
         self._open_engine = around.engine
+        self._key = Ed25519PrivateKey.generate()
         self._stages = Stages(*STAGES, report=around.report)
         self._worker: Worker | None = None
         self._engine: Engine | None = None
@@ -197,6 +200,9 @@ class Program:
             max_active_requests=settings.max_active_requests,
         )
         pool = stack.enter_context(open_pool())
+        evidence = self._evidence(platform, identity, registry, settings)
+        if host.attested is not None and evidence is not None:
+            await attested.serve(stack, host.attested, self._key, identity, evidence)
         with self._stages.stage("links"):
             worker = Worker(
                 Settings(
@@ -217,7 +223,7 @@ class Program:
                 dialer=open_dialer(host, identity, verifier, max_difficulty=host.pow_max_difficulty, pool=pool),
                 engine_ready=engine.ready,
                 payer=payer,
-                evidence=self._evidence(platform, identity, registry, settings),
+                evidence=evidence,
             )
         self._worker = worker
         return worker
@@ -238,7 +244,7 @@ class Program:
         """Key, certificate, and what our own policy says about them: what it refuses, gateways would refuse too."""
         trust, host = self._config.measured.trust, self._config.host
         platform = own_platform(trust, host)
-        identity = await Identity.create(platform)
+        identity = await Identity.create(platform, key=self._key)
         renewing = asyncio.create_task(identity.keep_fresh(), name="certificate")
         self._stack.callback(renewing.cancel)
         verifier = open_verifier(trust, host)
