@@ -43,6 +43,9 @@ SWITCH_BIOS = "96.10.6D.00.01"
 _MODE_INDEX = 9
 """Which measurement, as manifests count, covers the confidential-computing mode: with developer tools it is another."""
 
+MAX_LINKED_GPUS = 8
+"""How many GPUs a switch's report names."""
+
 _OWN_INDEX = 41
 """An index that no manifest names and that differs from device to device."""
 
@@ -79,26 +82,25 @@ class SyntheticGpus:
         vendor: GpuVendor | None = None,
     ) -> None:
         self.attack = attack or GpuAttack()
-        if architecture not in ARCHITECTURES or not 0 <= self.attack.target < max(count, 1):
+        if architecture not in ARCHITECTURES or not 0 <= self.attack.target < max(count + switches, 1):
             raise LabError(
-                f"{count} GPUs of {architecture} with an attack on number {self.attack.target}: "
-                f"expected one of {', '.join(ARCHITECTURES)} and a target below the count"
+                f"{count} GPUs of {architecture} and {switches} switches with an attack on number "
+                f"{self.attack.target}: expected one of {', '.join(ARCHITECTURES)} and a target below the count"
             )
         self.vendor = vendor or GpuVendor(clock)
+        self._clock = clock
+        self._forger: GpuVendor | None = None
         self._architecture = architecture
-        self._chip = GB100 if architecture == "blackwell" else GH100
-        self._firmware = _firmware(self._chip)
-        self._gpus = [self._make(index) for index in range(count)]
-        self._switch_firmware = _firmware(LS10)
-        self._switches = [self.vendor.make(LS10, self._switch_firmware) for _ in range(switches)]
-        self._switch_bios = switch_bios if switches else None
-        links = tuple(switch.pdi for switch in self._switches)
-        self._board = Board(driver, vbios, blackwell=architecture == "blackwell", switches=links)
-        self._strangers = [self.vendor.make(self._chip, self._firmware) for _ in range(self.attack.extra)]
-        if self.attack.device is DeviceFault.RELAYED:
-            self._strangers.append(self.vendor.make(self._chip, self._firmware))
-        self._forger = GpuVendor(clock) if self.attack.chain is ChainFault.OTHER_ROOT else None
-        self._forged = self._forger.make(self._chip, self._firmware) if self._forger else None
+        chip = GB100 if architecture == "blackwell" else GH100
+        made = [self._make(chip if index < count else LS10, index) for index in range(count + switches)]
+        self._gpus, self._switches = made[:count], made[count:]
+        self._switch_bios = switch_bios
+        links = () if self.attack.unlinked else tuple(switch.pdi for switch in self._switches)
+        self._board = Board(driver, vbios, blackwell=chip is GB100, switches=links)
+        self._strangers = [self._stranger(chip) for _ in range(self.attack.extra)]
+        self._answering = list(made)
+        if made and (other := self._other(made)) is not None:
+            self._answering[self.attack.target] = other
 
     async def collect(self, nonces: Callable[[int], bytes]) -> Sequence[bytes]:
         """Evidence of every device: GPUs first, then switches.
@@ -106,36 +108,23 @@ class SyntheticGpus:
         Raises:
             CollectionError: The driver gives none, because confidential computing is off.
         """
-        if self.attack.mode is Mode.OFF:
+        attack, count = self.attack, len(self._gpus)
+        if attack.mode is Mode.OFF:
             raise CollectionError(
                 "the GPU is not in confidential-computing mode: its driver gives no evidence",
                 hint="switch confidential computing on from the host and reset the GPU",
             )
-        gpus = len(self._gpus) - self.attack.missing + self.attack.extra
-        switches = len(self._switches) - self.attack.missing_switches
-        found = [self.gpu_evidence(index, nonces(index)) for index in range(gpus)]
-        return found + [self.switch_evidence(index, nonces(gpus + index)) for index in range(switches)]
+        switches = self._answering[count:]
+        shown = [
+            *self._answering[: count - attack.missing],
+            *self._strangers,
+            *switches[: len(switches) - attack.missing_switches],
+        ]
+        return [self._evidence(device, nonces(index)) for index, device in enumerate(shown)]
 
     def gpu_evidence(self, index: int, nonce: bytes) -> bytes:
         """What GPU ``index`` answers to 32 bytes, encoded."""
-        attack = self.attack
-        hit = index == attack.target
-        device = self._answering(index)
-        report = Report(nonce, *self._said(device), attack.report if hit else ReportFault.NONE)
-        chain = self._chain(device) if hit else pem(self.vendor.chain(self._chip, device))
-        return DeviceEvidence(
-            kind="gpu", architecture=self._architecture, report=report.signed(device.key), chain=chain
-        ).encode()
-
-    def switch_evidence(self, index: int, nonce: bytes) -> bytes:
-        """What switch ``index`` answers to 32 bytes, encoded."""
-        device = self._switches[index]
-        values = self.vendor.switch_values(self._switch_bios or "")
-        measured = measured_values(values, SWITCH_MEASUREMENTS, {})
-        board = SwitchBoard(self._switch_bios or "", tuple(gpu.pdi for gpu in self._gpus[:8]), index)
-        report = Report(nonce, measured, board.fields(device, measured)).signed(device.key)
-        chain = pem(self.vendor.chain(LS10, device))
-        return DeviceEvidence(kind="switch", architecture="ls10", report=report, chain=chain).encode()
+        return self._evidence(self._answering[index], nonce)
 
     def roots(self) -> GpuRoots:
         """What a verifier has to trust to take this world's devices."""
@@ -143,7 +132,7 @@ class SyntheticGpus:
 
     def rims(self) -> dict[str, bytes]:
         """The manifests that the vendor publishes for these devices, by name."""
-        return self.vendor.rims(self._board, self._switch_bios, self.attack)
+        return self.vendor.rims(self._board, self._switch_bios if self._switches else None, self.attack)
 
     def ocsp(self) -> dict[bytes, bytes]:
         """Revocation answers for every certificate, DER, by SHA-256 of the certificate."""
@@ -162,7 +151,7 @@ class SyntheticGpus:
         Raises:
             ValueError: Not a request.
         """
-        everything = self.vendor.subjects(self.vendor.devices, self.attack, self._target())
+        everything = self.vendor.subjects(self.vendor.devices, self.attack, self._target)
         subject, nonce = asked_for(request, everything)
         return None if subject is None else self.vendor.answer(subject, self.attack, nonce)
 
@@ -171,57 +160,86 @@ class SyntheticGpus:
         """SHA-256 of each GPU's and then each switch's boot ROM key: what an allow-list names; 32 bytes each."""
         return tuple(_device_id(device) for device in (*self._gpus, *self._switches))
 
-    def _make(self, index: int) -> Device:
+    @property
+    def _target(self) -> Device | None:
+        """The device that answers at the attacked place."""
+        return self._answering[self.attack.target] if self._answering else None
+
+    def _make(self, chip: Chip, index: int) -> Device:
         hit = index == self.attack.target
         return self.vendor.make(
-            self._chip,
-            self._firmware,
+            chip,
+            _firmware(chip),
             names_firmware=not (hit and self.attack.report is ReportFault.UNNAMED_FWID),
             signing_key=new_key() if hit and self.attack.chain is ChainFault.OTHER_ISSUER else None,
         )
 
-    def _answering(self, index: int) -> Device:
-        """Which device answers at an index."""
-        attack = self.attack
-        if index >= len(self._gpus):
-            return self._strangers[index - len(self._gpus)]
-        if index != attack.target:
-            return self._gpus[index]
-        if attack.device is DeviceFault.RELAYED:
-            return self._strangers[-1]
-        if attack.device is DeviceFault.DUPLICATED:
-            return self._gpus[(index + 1) % len(self._gpus)]
-        return self._forged or self._gpus[index]
+    def _stranger(self, chip: Chip) -> Device:
+        """A genuine device of another machine."""
+        return self.vendor.make(chip, _firmware(chip))
 
-    def _said(self, device: Device) -> tuple[list[bytes], list[tuple[int, bytes]]]:
+    def _other(self, made: Sequence[Device]) -> Device | None:
+        """Which device answers in the target's place, if another does."""
+        chip = made[self.attack.target].chip
+        if self.attack.chain is ChainFault.OTHER_ROOT:
+            self._forger = GpuVendor(self._clock)
+            return self._forger.make(chip, _firmware(chip))
+        if self.attack.device is DeviceFault.RELAYED:
+            return self._stranger(chip)
+        if self.attack.device is DeviceFault.DUPLICATED:
+            alike = [device for device in made if device.chip is chip]
+            return alike[(alike.index(made[self.attack.target]) + 1) % len(alike)]
+        return None
+
+    def _evidence(self, device: Device, nonce: bytes) -> bytes:
+        """What a device answers."""
+        hit = device is self._target
+        switch = device.chip is LS10
+        measured, fields = self._said_by_switch(device) if switch else self._said_by_gpu(device)
+        report = Report(nonce, measured, fields, self.attack.report if hit else ReportFault.NONE)
+        return DeviceEvidence(
+            kind="switch" if switch else "gpu",
+            architecture="ls10" if switch else self._architecture,
+            report=report.signed(device.key),
+            chain=self._spoiled_chain(device) if hit else pem(self.vendor.chain(device)),
+        ).encode()
+
+    def _said_by_gpu(self, device: Device) -> tuple[list[bytes], list[tuple[int, bytes]]]:
         """Measurements and opaque fields of a GPU."""
         values = self.vendor.driver_values(self._board.driver) | self.vendor.vbios_values(self._board)
-        more = {_OWN_INDEX: hashlib.sha384(device.pdi).digest()}
-        wrong = set(self.attack.mismatched if device is self._answering(self.attack.target) else ())
-        if self.attack.mode is Mode.DEVTOOLS:
-            wrong.add(_MODE_INDEX)
-        more |= {index: hashlib.sha384(b"something else" + os.urandom(8)).digest() for index in wrong}
+        wrong = {_MODE_INDEX} if self.attack.mode is Mode.DEVTOOLS else set()
+        more = {_OWN_INDEX: hashlib.sha384(device.pdi).digest()} | self._mismatched(device, wrong)
         measured = measured_values(values, GPU_MEASUREMENTS, more)
         return measured, self._board.fields(device, measured)
 
-    def _chain(self, device: Device) -> bytes:
+    def _said_by_switch(self, device: Device) -> tuple[list[bytes], list[tuple[int, bytes]]]:
+        """Measurements and opaque fields of a switch."""
+        more = self._mismatched(device, set())
+        measured = measured_values(self.vendor.switch_values(self._switch_bios), SWITCH_MEASUREMENTS, more)
+        position = self._switches.index(device) if device in self._switches else 0
+        gpus = tuple(gpu.pdi for gpu in self._gpus[:MAX_LINKED_GPUS])
+        board = SwitchBoard(self._switch_bios, gpus, position, locked=not self.attack.unlocked)
+        return measured, board.fields(device, measured)
+
+    def _mismatched(self, device: Device, wrong: set[int]) -> dict[int, bytes]:
+        """Values that a device measures instead of the published ones."""
+        indices = wrong | set(self.attack.mismatched if device is self._target else ())
+        return {index: hashlib.sha384(b"something else" + os.urandom(8)).digest() for index in indices}
+
+    def _spoiled_chain(self, device: Device) -> bytes:
         """The target's certificates as its driver hands them out."""
         fault = self.attack.chain
-        chain = (self._forger or self.vendor).chain(self._chip, device)
+        chain = (self._forger or self.vendor).chain(device)
         if fault is ChainFault.NO_PROVISIONER:
             return pem((*chain[:2], *chain[3:]))
         if fault is ChainFault.TOO_LONG:
             return pem((*chain[:2], *chain[2:3] * 20, *chain[3:]))
         return pem(chain)
 
-    def _target(self) -> Device | None:
-        return self._answering(self.attack.target) if self._gpus else None
-
     def _subjects(self) -> list[Subject]:
         """The certificates of this machine's devices and of the vendor's manifests."""
-        gpus = [device for device in (*self._gpus, *self._strangers, self._forged) if device is not None]
-        devices = dict.fromkeys(gpus, self._chip) | dict.fromkeys(self._switches, LS10)
-        return self.vendor.subjects(devices, self.attack, self._target())
+        devices = (*self._gpus, *self._switches, *self._answering, *self._strangers)
+        return self.vendor.subjects(devices, self.attack, self._target)
 
 
 def _firmware(chip: Chip) -> bytes:

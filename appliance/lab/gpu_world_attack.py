@@ -167,7 +167,7 @@ class GpuAttack:
     """What is wrong; nothing by default.
 
     Attributes:
-        target: Index of the device that the faults of device, report and chain are about.
+        target: Index of the device that the faults of device, report and chain are about: GPUs, then switches.
         device: Which device answers.
         report: What is wrong with its report.
         chain: What is wrong with its certificates.
@@ -176,6 +176,8 @@ class GpuAttack:
         missing: How many GPUs, from the last, are not shown.
         extra: How many GPUs of another machine are shown as well.
         missing_switches: How many switches, from the last, are not shown.
+        unlocked: The switches' configuration can still be changed.
+        unlinked: The GPUs say that they are not linked, and name no switch.
         rim: What is wrong with the manifest ``rim_of``.
         rim_of: ``driver``, ``vbios`` or :data:`EVERY`.
         ocsp: What is wrong with the answer about ``ocsp_of``.
@@ -192,6 +194,8 @@ class GpuAttack:
     missing: int = 0
     extra: int = 0
     missing_switches: int = 0
+    unlocked: bool = False
+    unlinked: bool = False
     rim: RimFault = RimFault.NONE
     rim_of: str = "vbios"
     ocsp: OcspFault = OcspFault.NONE

@@ -153,25 +153,6 @@ class Authority:
         return builder.add_extension(above, critical=False).sign(signing_key or self.key, hashes.SHA384())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Device:
-    """A device's identity: what is burnt into it and what was certified in its factory.
-
-    Attributes:
-        pdi: Its identifier among the devices of a machine, 8 bytes: the tail of its boot ROM's serial number.
-        rom: The boot ROM, which certifies the firmware's key.
-        key: The attestation key.
-        fwid: SHA-384 of the firmware that holds the key.
-        leaf: The attestation key's certificate.
-    """
-
-    pdi: bytes
-    rom: Authority
-    key: ec.EllipticCurvePrivateKey
-    fwid: bytes
-    leaf: x509.Certificate
-
-
 @dataclass(frozen=True, slots=True)
 class Chip:
     """How one kind of chip is named.
@@ -189,6 +170,27 @@ class Chip:
     firmware: str
     serial_prefix: int
     names_tcb: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Device:
+    """A device's identity: what is burnt into it and what was certified in its factory.
+
+    Attributes:
+        chip: Its kind.
+        pdi: Its identifier among the devices of a machine, 8 bytes: the tail of its boot ROM's serial number.
+        rom: The boot ROM, which certifies the firmware's key.
+        key: The attestation key.
+        fwid: SHA-384 of the firmware that holds the key.
+        leaf: The attestation key's certificate.
+    """
+
+    chip: Chip
+    pdi: bytes
+    rom: Authority
+    key: ec.EllipticCurvePrivateKey
+    fwid: bytes
+    leaf: x509.Certificate
 
 
 GH100 = Chip("GH100", "GH100 A01 GSP BROM", "GH100 A01 GSP FMC LF", 0x41)
@@ -243,7 +245,7 @@ def make_device(
         serial=int.from_bytes(own, "big"),
         signing_key=signing_key,
     )
-    return Device(pdi, rom, key, fwid, leaf)
+    return Device(chip, pdi, rom, key, fwid, leaf)
 
 
 def key_usage(*, signs_certificates: bool, signs_lists: bool = True) -> x509.KeyUsage:

@@ -93,11 +93,13 @@ class SwitchBoard:
         bios: Version of its firmware.
         gpus: Identifiers of the GPUs that are connected, 8 bytes each, at most 8.
         position: Its place on the board.
+        locked: Whether its configuration can no longer be changed.
     """
 
     bios: str
     gpus: tuple[bytes, ...] = ()
     position: int = 0
+    locked: bool = True
 
     def fields(self, device: Device, measured: Sequence[bytes]) -> list[tuple[int, bytes]]:
         """Opaque fields in the order of real reports."""
@@ -109,7 +111,7 @@ class SwitchBoard:
             (26, b"".join(self.gpus).ljust(64, b"\0") + ports),
             (23, bytes.fromhex("ec00")),
             (24, self.position.to_bytes(2, "little")),
-            (25, b"\x01\0"),
+            (25, self.locked.to_bytes(2, "little")),
         ]
 
 

@@ -45,7 +45,7 @@ from appliance.lab.gpu_world_rim import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
@@ -63,7 +63,7 @@ class GpuVendor:
         clock: Unix time.
 
     Attributes:
-        devices: Every device that it made, for whichever machine, with its kind.
+        devices: Every device that it made, for whichever machine.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -88,7 +88,7 @@ class GpuVendor:
         )
         self._signers: dict[tuple[str, RimFault], tuple[Signer, Subject]] = {}
         self._responder = Responder()
-        self.devices: dict[Device, Chip] = {}
+        self.devices: list[Device] = []
 
     @property
     def device_root(self) -> bytes:
@@ -117,12 +117,12 @@ class GpuVendor:
             names_firmware=names_firmware,
             signing_key=signing_key,
         )
-        self.devices[device] = chip
+        self.devices.append(device)
         return device
 
-    def chain(self, chip: Chip, device: Device) -> tuple[x509.Certificate, ...]:
+    def chain(self, device: Device) -> tuple[x509.Certificate, ...]:
         """A device's certificates from the leaf to the root."""
-        issuers = (self._provisioner(chip), self._identity(chip), self._device_root)
+        issuers = (self._provisioner(device.chip), self._identity(device.chip), self._device_root)
         return (device.leaf, device.rom.certificate, *(issuer.certificate for issuer in issuers))
 
     def driver_values(self, version: str) -> dict[int, tuple[bytes, ...]]:
@@ -158,11 +158,11 @@ class GpuVendor:
                 found[manifest.rim_id] = self._manifest(role, manifest, fault, values)
         return found
 
-    def subjects(self, devices: Mapping[Device, Chip], attack: GpuAttack, target: Device | None) -> list[Subject]:
+    def subjects(self, devices: Iterable[Device], attack: GpuAttack, target: Device | None) -> list[Subject]:
         """Every certificate of these devices and of the manifests whose revocation can be asked for.
 
         Args:
-            devices: The devices with their kinds.
+            devices: The devices.
             attack: Decides who signs manifests.
             target: Whose own certificate an attack calls ``device``.
         """
@@ -174,8 +174,8 @@ class GpuVendor:
             self._signer(role, attack.rim if role == attack.rim_of else RimFault.NONE)[1]
             for role in ("driver", "vbios")
         ]
-        for device, chip in devices.items():
-            identity, provisioner = self._identity(chip), self._provisioner(chip)
+        for device in devices:
+            identity, provisioner = self._identity(device.chip), self._provisioner(device.chip)
             role = "device" if device is target else ""
             found += [
                 Subject(device.rom.certificate, provisioner, role),
@@ -228,7 +228,7 @@ class GpuVendor:
             issuers = (Authority(self._rim_issuer.subject, self._rim_issuer.valid, ca, path_length=0), ca, root)
         if fault is RimFault.NOT_A_SIGNER:
             device = self.make(GH100, hashlib.sha384(b"firmware").digest())
-            chain = self.chain(GH100, device)
+            chain = self.chain(device)
             return Signer(device.key, chain), Subject(device.rom.certificate, self._provisioner(GH100), role)
         if fault is RimFault.SIGNED_BY_RESPONDER:
             delegate, key = self._responder.delegate(self._rim_issuer, self._now())

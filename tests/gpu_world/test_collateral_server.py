@@ -23,6 +23,7 @@ from appliance.lab.collateral_server import OVERSIZED_BYTES, CollateralServer
 from appliance.lab.errors import LabError
 from appliance.lab.gpu_world import SyntheticGpus
 from appliance.lab.gpu_world_attack import OcspFault
+from appliance.lab.snp_world import SyntheticSnp
 from appliance.lab.tee import SyntheticTdx
 from attestation.gpu.evidence import DeviceEvidence
 
@@ -100,6 +101,56 @@ async def test_intels_answers_make_collateral(
     parsed = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(collateral))
     assert parsed.tcb_info == collateral["tcb_info"]
     assert json.loads(tdx.collateral_json()).keys() == collateral.keys()
+
+
+def levels(world: SyntheticSnp) -> str:
+    names = {"bootloader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL"}
+    return "&".join(f"{names[level]}={value:02}" for level, value in world.tcb.levels.items())
+
+
+@pytest.fixture(scope="module")
+def snp() -> SyntheticSnp:
+    return SyntheticSnp()
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # AMD's certificates have number 0
+async def test_amds_answers_make_collateral(snp: SyntheticSnp, http: aiohttp.ClientSession) -> None:
+    """Chain, revocation list and the chip's certificate, each under the one above it; and each with its faults."""
+    async with CollateralServer(snp=snp) as server:
+        base, chip = f"{server.url}/vcek/v1/Genoa", snp.chip_id.hex()
+
+        async def get(path: str, status: int = 200) -> bytes:
+            async with http.get(f"{base}/{path}") as answer:
+                assert answer.status == status
+                return await answer.read()
+
+        vek = x509.load_der_x509_certificate(await get(f"{chip}?{levels(snp)}"))
+        ask, ark = x509.load_pem_x509_certificates(await get("cert_chain"))
+        crl = x509.load_der_x509_crl(await get("crl"))
+        vek.verify_directly_issued_by(ask)
+        ask.verify_directly_issued_by(ark)
+        assert ark.public_bytes(Encoding.DER) == snp.root_der
+        assert crl.issuer == ark.subject
+        assert crl.get_revoked_certificate_by_serial_number(ask.serial_number) is None
+        await get(f"{'00' * 64}?{levels(snp)}", 404)
+        server.fail(Service.AMD_CRL, Fault.REVOKED)
+        revoked = x509.load_der_x509_crl(await get("crl"))
+        assert revoked.get_revoked_certificate_by_serial_number(ask.serial_number) is not None
+        server.fail(Service.AMD_CRL, Fault.STALE)
+        stale = x509.load_der_x509_crl(await get("crl"))
+        assert stale.next_update_utc is not None
+        assert crl.next_update_utc is not None
+        assert stale.next_update_utc < crl.last_update_utc
+        server.fail(Service.AMD_CHAIN, Fault.WRONG)
+        other = x509.load_pem_x509_certificates(await get("cert_chain"))
+        assert other[1].subject == ark.subject
+        assert other[1] != ark
+        server.fail(Service.VEK, Fault.WRONG)
+        assert x509.load_der_x509_certificate(await get(f"{chip}?{levels(snp)}")).public_key() != vek.public_key()
+        server.fail(Service.VEK, Fault.TOO_MANY, times=1)
+        await get(f"{chip}?{levels(snp)}", 429)
+        await get(f"{chip}?{levels(snp)}")
+        assert not snp.attack.foreign_chain
 
 
 @pytest.mark.parametrize(

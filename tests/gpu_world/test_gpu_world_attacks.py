@@ -133,6 +133,25 @@ async def test_a_bad_chain_is_refused(machine: Callable[..., SyntheticGpus], fau
     assert await failing(machine(2, chain=fault, target=1)) == [set(), {"gpu certificate chain"}]
 
 
+SWITCH_REPORTS = {
+    fault: check
+    for fault, check in REPORTS.items()
+    if fault not in {ReportFault.WRONG_FWID, ReportFault.TWICE_NAMED}  # a switch's report has neither field
+}
+
+
+@pytest.mark.parametrize(("fault", "check"), SWITCH_REPORTS.items(), ids=lambda row: getattr(row, "name", None))
+async def test_a_bad_report_of_a_switch_is_refused(
+    machine: Callable[..., SyntheticGpus], fault: ReportFault, check: str
+) -> None:
+    assert await failing(machine(1, switches=2, report=fault, target=1)) == [set(), {check}, set()]
+
+
+@pytest.mark.parametrize("fault", CHAINS, ids=lambda one: one.name)
+async def test_a_bad_chain_of_a_switch_is_refused(machine: Callable[..., SyntheticGpus], fault: ChainFault) -> None:
+    assert await failing(machine(1, switches=1, chain=fault, target=1)) == [set(), {"gpu certificate chain"}]
+
+
 @pytest.mark.parametrize("role", ["driver", "vbios"])
 @pytest.mark.parametrize("fault", [*RIMS, *RIM_INDICES], ids=lambda one: one.name)
 async def test_a_bad_manifest_is_refused(machine: Callable[..., SyntheticGpus], fault: RimFault, role: str) -> None:
@@ -161,6 +180,11 @@ async def test_another_measurement_is_refused(machine: Callable[..., SyntheticGp
     (first, second) = await judged(machine(2, mismatched=(index,)))
     assert [(check.name, f"index {index}" in check.seen) for check in first.failed] == [("gpu measurements", True)]
     assert not second.failed
+
+
+async def test_another_measurement_of_a_switch_is_refused(machine: Callable[..., SyntheticGpus]) -> None:
+    assert await failing(machine(1, switches=1, mismatched=(4,), target=1)) == [set(), {"gpu measurements"}]
+    assert await failing(machine(1, switches=1, mismatched=(7,), target=1)) == [set(), set()]
 
 
 async def test_an_unnamed_index_is_said_to_be_unchecked(machine: Callable[..., SyntheticGpus]) -> None:

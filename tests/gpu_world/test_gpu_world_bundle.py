@@ -177,9 +177,14 @@ async def test_one_gpu_that_answers_for_two_is_refused(machine: Callable[..., An
         ({"missing": 1}, 2, {"gpu count", "gpu links"}),
         ({"extra": 1}, 2, {"gpu count", "gpu links"}),
         ({"missing_switches": 1}, 2, {"gpu links", "switch count"}),
+        ({"missing_switches": 2}, 2, {"gpu links", "switch count"}),
+        ({"unlocked": True}, 2, {"gpu links"}),
+        ({"unlinked": True}, 2, {"gpu links"}),
+        ({"device": DeviceFault.RELAYED, "target": 2}, 2, {"gpu links"}),
+        ({"device": DeviceFault.DUPLICATED, "target": 2}, 2, {"devices distinct", "gpu links"}),
     ],
 )
-async def test_fewer_and_more_devices_are_refused(
+async def test_other_devices_and_links_are_refused(
     machine: Callable[..., Any], attack: dict[str, int], switches: int, check: set[str]
 ) -> None:
     control, one = await machine(switches=switches), await machine(switches=switches, **attack)
