@@ -62,6 +62,11 @@ class GuestEngine:
         """Whether its last check was good."""
         return self._remote.healthy.is_set()
 
+    @property
+    def begun(self) -> int:
+        """How often its checks became good."""
+        return self._remote.begun
+
     async def counters(self) -> EngineCounters:
         """The server's own count; raises ``EngineError``."""
         return await self._remote.counters()

@@ -249,6 +249,7 @@ class GatewayPool:
         await link.negotiate()
         gateway.stage = "verifying"
         gateway.proofs = await self._prover.gateway(link)
+        session.workers_changed = gateway.proofs.forget_workers
         gateway.stage = "meeting"
         terms = await session.meet()
         self._purse.require_trusted(terms)

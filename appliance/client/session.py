@@ -99,6 +99,7 @@ class GatewaySession:
     Attributes:
         terms: The gateway's parameters, once it has authorised this client.
         lost: Why the link is over.
+        workers_changed: Called with a model when what was shown of its workers is over.
     """
 
     def __init__(self, me: Self, root: RootState, money: Money, register: Callable[[Terms], Awaitable[None]]) -> None:
@@ -111,6 +112,7 @@ class GatewaySession:
         self._verified: tuple[bytes, SignedPayment] | None = None
         self.terms: Terms | None = None
         self.lost: Exception | None = None
+        self.workers_changed: Callable[[str], None] = _nobody
 
     @property
     def running(self) -> int:
@@ -247,6 +249,8 @@ class GatewaySession:
                 self._old_shape(message)
             case tl.ProxyClientRequestPayment():
                 self._payment(message)
+            case tl.ChrysalisWorkerEvidenceEnded(model_name=model):
+                self.workers_changed(model)
             case _:
                 log.debug("message ignored", kind=message.TL_NAME)
 
@@ -369,3 +373,7 @@ class GatewaySession:
         if self.terms is None:
             raise LinkClosedError("the gateway has not authorised this client yet")
         return self.terms
+
+
+def _nobody(_: str) -> None:
+    """Nobody wants to know."""

@@ -66,9 +66,13 @@ class Demand:
 
 @dataclass(slots=True)
 class Shown:
-    """Verdicts on the workers of one model, and when they were reached. ``turn`` lets one request at a time ask."""
+    """Verdicts on the workers of one model, and when they were reached. ``turn`` lets one request at a time ask.
+
+    ``ended`` counts how often they were voided: one that is voided while it is asked for is not kept.
+    """
 
     at: float = 0.0
+    ended: int = 0
     verdicts: tuple[Verdict, ...] = ()
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -85,6 +89,7 @@ class Proofs:
         """The workers of a model may be others now: the next request asks again."""
         if model in self.workers:
             self.workers[model].at = 0.0
+            self.workers[model].ended += 1
 
 
 class Prover:
@@ -187,8 +192,9 @@ class Prover:
         if not self._recent(shown):
             async with shown.turn:
                 if not self._recent(shown):
+                    ended = shown.ended
                     shown.verdicts = await self._ask(link, model)
-                    shown.at = self._clock()
+                    shown.at = self._clock() if shown.ended == ended else 0.0
         for verdict in shown.verdicts:
             self._listed_worker(verdict)
         return shown.verdicts

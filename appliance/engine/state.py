@@ -35,11 +35,16 @@ StatusCallback = Callable[[EngineStatus], None]
 
 
 class StatusBoard:
-    """The present status; tells its subscribers of each change, and keeps an event in step with ``healthy``."""
+    """The present status; tells its subscribers of each change, and keeps an event in step with ``healthy``.
+
+    Attributes:
+        begun: How often the engine became healthy.
+    """
 
     def __init__(self) -> None:
         self.status = EngineStatus(EngineState.STOPPED, "not started")
         self.healthy = asyncio.Event()
+        self.begun = 0
         self._callbacks: list[StatusCallback] = []
 
     def subscribe(self, callback: StatusCallback) -> Callable[[], None]:
@@ -55,6 +60,7 @@ class StatusBoard:
         self.status = status
         _log.info("engine_state", state=state.value, reason=reason)
         if state is EngineState.HEALTHY:
+            self.begun += 1
             self.healthy.set()
         else:
             self.healthy.clear()

@@ -102,6 +102,11 @@ class EngineSupervisor:
         """Set while requests may be sent."""
         return self._board.healthy
 
+    @property
+    def begun(self) -> int:
+        """How often it became healthy: more than once, and it has been restarted or was out of sight."""
+        return self._board.begun
+
     def subscribe(self, callback: StatusCallback) -> Callable[[], None]:
         """Be told of each change of state; call the result to end that."""
         return self._board.subscribe(callback)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from appliance.chain.addresses import Address
@@ -44,6 +45,19 @@ class BundleVerifier(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A worker's accepted evidence.
+
+    Attributes:
+        until: Unix time after which it has to be asked for again.
+        generation: Of the workload that it speaks of; a later one voids it.
+    """
+
+    until: float
+    generation: int
+
+
 class EvidencePolicy:
     """Decides whether a worker has proven what it said.
 
@@ -62,11 +76,11 @@ class EvidencePolicy:
         self._reference_workers = reference_workers
         self._zerostate = zerostate
 
-    async def prove(self, link: Link, admitted: AdmittedWorker, terms: Terms) -> float | None:
+    async def prove(self, link: Link, admitted: AdmittedWorker, terms: Terms) -> Proof | None:
         """Ask for evidence and judge it.
 
         Returns:
-            Unix time after which it has to be asked for again; None for a reference worker that is taken without.
+            What was proven; None for a reference worker that is taken without.
 
         Raises:
             AdmissionError: The reason, with what was seen and expected.
@@ -93,7 +107,7 @@ class EvidencePolicy:
         if verdict.statement is None:
             raise _refused("the evidence has no workload statement", "")
         self._compare(verdict.statement, verdict.image_hash, admitted, terms)
-        return verdict.expires_at
+        return Proof(verdict.expires_at, verdict.statement.generation)
 
     def _compare(self, statement: WorkloadStatement, image_hash: bytes, admitted: AdmittedWorker, terms: Terms) -> None:
         """Statement, connection and registry must tell the same story."""

@@ -79,6 +79,7 @@ class WorkerConnection:
         can_cancel: It understands our cancel message.
         running: Requests on it, by the id it knows them by.
         absurd_reports: Usage reports that contradicted what was seen to pass.
+        generation: Evidence of one before it is over, by its own word.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class WorkerConnection:
         "cleared",
         "coefficient",
         "disabled",
+        "generation",
         "listed",
         "number",
         "port",
@@ -113,6 +115,7 @@ class WorkerConnection:
         self.can_cancel = False
         self.can_prove = False
         self.absurd_reports = 0
+        self.generation = 0
 
     @property
     def model(self) -> str:

@@ -7,6 +7,7 @@ the waits: for a worker's evidence, for a client's registration on chain.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import deque
 from itertools import count
@@ -27,8 +28,10 @@ from appliance.wire.extensions import Extension
 from appliance.wire.messages import (
     ChrysalisCancel,
     ChrysalisEvidence,
+    ChrysalisEvidenceEnded,
     ChrysalisGetEvidence,
     ChrysalisGetWorkerEvidence,
+    ChrysalisWorkerEvidenceEnded,
     ClientAuthorizeWithProxyLong,
     ClientAuthorizeWithProxyShort,
     ClientQueryAnswerError,
@@ -59,6 +62,7 @@ WORKER_PATIENCE_S = 120.0
 """How long the whole handshake may take: four queries of 30 s each (section 2.2)."""
 EVIDENCE_REFRESH_S = 3600.0
 EVIDENCE_RETRY_S = 30.0
+EVIDENCE_CROSSED_S = 0.2
 _EVIDENCE_PER_S = 0.5
 _EVIDENCE_BURST = 4.0
 MAX_LINKS = 4096
@@ -105,6 +109,8 @@ class WorkerLinks:
         self._numbers = count(1)
         self._sessions: dict[Link, WorkerSession] = {}
         self._provers: dict[Link, asyncio.Task[None]] = {}
+        self._doubts: dict[Link, asyncio.Event] = {}
+        self._ended: Callable[[str], None] = _nobody
         self._places = places
         self._lobby = Lobby(patience)
 
@@ -112,6 +118,10 @@ class WorkerLinks:
     def links(self) -> tuple[Link, ...]:
         """All links there are."""
         return tuple(self._sessions)
+
+    def on_evidence_ended(self, tell: Callable[[str], None]) -> None:
+        """Have ``tell`` called with a model when evidence of one of its workers is over."""
+        self._ended = tell
 
     def link_ready(self, link: Link) -> None:
         """A worker connected."""
@@ -130,6 +140,9 @@ class WorkerLinks:
         session = self._sessions.get(link)
         if session is None or session.connection is None or session.stage is not Stage.READY:
             self._desk.tally.stray_messages += 1
+            return
+        if isinstance(message, ChrysalisEvidenceEnded):
+            self._evidence_ended(link, session.connection, message.generation)
             return
         try:
             self._desk.worker_message(session.connection, message)
@@ -155,6 +168,7 @@ class WorkerLinks:
         """The worker is gone."""
         self._lobby.leave(link)
         session = self._sessions.pop(link, None)
+        self._doubts.pop(link, None)
         prover = self._provers.pop(link, None)
         if prover is not None:
             prover.cancel()
@@ -176,17 +190,34 @@ class WorkerLinks:
         for link in self.links:
             link.close()
 
+    def _evidence_ended(self, link: Link, connection: WorkerConnection, generation: int) -> None:
+        """The worker's engine, GPUs or driver began anew: nothing more is offered to it until it has proven itself."""
+        if generation <= connection.generation:
+            self._desk.tally.stray_messages += 1
+            return
+        connection.generation = generation
+        connection.cleared = False
+        log.info("worker's evidence is over", worker=connection.number, generation=generation)
+        if link in self._doubts:
+            self._doubts[link].set()
+        self._ended(connection.model)
+
     def _shaken(self, link: Link, connection: WorkerConnection) -> None:
         self._lobby.leave(link)
         connection.can_cancel = Extension.CANCEL in link.extensions
         connection.can_prove = Extension.EVIDENCE in link.extensions
-        self._provers[link] = asyncio.get_running_loop().create_task(self._keep_proven(link, connection))
+        doubt = self._doubts[link] = asyncio.Event()
+        self._provers[link] = asyncio.get_running_loop().create_task(self._keep_proven(link, connection, doubt))
 
-    async def _keep_proven(self, link: Link, connection: WorkerConnection) -> None:
-        """Offer the worker requests from the moment its evidence holds, and ask again before it lapses."""
+    async def _keep_proven(self, link: Link, connection: WorkerConnection, doubt: asyncio.Event) -> None:
+        """Offer the worker requests from the moment its evidence holds; ask again before it lapses and when it is over.
+
+        ``doubt`` is set when the worker says that what it has shown speaks of something that is no more.
+        """
         while not link.closed:
+            doubt.clear()
             try:
-                until = await self._evidence.prove(link, connection.admitted, self._desk.terms)
+                proof = await self._evidence.prove(link, connection.admitted, self._desk.terms)
             except AdmissionError as error:
                 connection.cleared = False
                 self._refuse(link, error)
@@ -202,13 +233,19 @@ class WorkerLinks:
                 log.error("worker not judged", worker=connection.number, error=type(error).__name__)
                 await asyncio.sleep(EVIDENCE_RETRY_S)
                 continue
+            if proof is not None and proof.generation < connection.generation:
+                # Made before the worker said that it is over: both crossed on the way.
+                await asyncio.sleep(EVIDENCE_CROSSED_S)
+                continue
             if not connection.cleared:
                 connection.cleared = True
                 log.info("worker admitted", worker=connection.number, model=connection.model)
                 self._desk.refill()
-            if until is None:
+            if proof is None:
                 return
-            await asyncio.sleep(max(1.0, min(EVIDENCE_REFRESH_S, (until - self._wall()) / 2)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(1.0, min(EVIDENCE_REFRESH_S, (proof.until - self._wall()) / 2))):
+                    await doubt.wait()
 
     def _refuse(self, link: Link, error: AdmissionError) -> None:
         self._desk.tally.refusals["worker"] += 1
@@ -247,6 +284,7 @@ class ClientLinks:
         self._desk = desk
         self._payments = payments
         self._workers = workers
+        workers.on_evidence_ended(self._worker_evidence_ended)
         self._own_evidence = own_evidence
         self._newer_config = newer_config
         self._numbers = count(1)
@@ -345,6 +383,13 @@ class ClientLinks:
         for link in self.links:
             link.close()
 
+    def _worker_evidence_ended(self, model: str) -> None:
+        """Tell the clients: what they were shown of this model's workers may speak of something that is no more."""
+        for link, session in tuple(self._sessions.items()):
+            outbox = self._outboxes.get(link)
+            if outbox is not None and session.connection is not None and Extension.EVIDENCE in link.extensions:
+                outbox.send(ChrysalisWorkerEvidenceEnded(model))
+
     async def _long(self, link: Link, session: ClientSession) -> TLObject:
         try:
             async with asyncio.timeout(REGISTRATION_TIMEOUT_S):
@@ -412,3 +457,7 @@ class _Rate:
                 f"evidence is asked for too often; retry after {wait:.0f} s", code=ErrorCode.NOT_READY, retry_after=wait
             )
         self._left -= 1.0
+
+
+def _nobody(_: str) -> None:
+    """Nobody wants to know."""

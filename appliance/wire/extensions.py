@@ -10,7 +10,13 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from appliance.wire.messages import ChrysalisCancel, ChrysalisGetEvidence, ChrysalisGetWorkerEvidence
+from appliance.wire.messages import (
+    ChrysalisCancel,
+    ChrysalisEvidenceEnded,
+    ChrysalisGetEvidence,
+    ChrysalisGetWorkerEvidence,
+    ChrysalisWorkerEvidenceEnded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +31,8 @@ class Extension(StrEnum):
     """A request whose client has gone is cancelled where it runs (requirement 19 of section 8)."""
 
     EVIDENCE = "evidence"
-    """A fresh evidence bundle is asked for over the link, the peer's own or that of workers behind it."""
+    """A fresh evidence bundle is asked for over the link, the peer's own or that of workers behind it; who knows that
+    an earlier one speaks of something that has begun anew since says so."""
 
 
 ALL: Final = frozenset(Extension)
@@ -35,6 +42,8 @@ NEEDS: Final[Mapping[type[TLObject], Extension]] = MappingProxyType(
         ChrysalisCancel: Extension.CANCEL,
         ChrysalisGetEvidence: Extension.EVIDENCE,
         ChrysalisGetWorkerEvidence: Extension.EVIDENCE,
+        ChrysalisEvidenceEnded: Extension.EVIDENCE,
+        ChrysalisWorkerEvidenceEnded: Extension.EVIDENCE,
     }
 )
 """The extension that both peers need to have agreed to before a message or query of this class is sent or heard."""

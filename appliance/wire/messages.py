@@ -1193,6 +1193,26 @@ class ChrysalisWorkerEvidence(TLObject):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class ChrysalisEvidenceEnded(TLObject):
+    """``chrysalis.evidenceEnded generation:long = chrysalis.EvidenceEnded``"""
+
+    TL_ID: ClassVar[int] = 0xBAC4E0B4
+    TL_NAME: ClassVar[str] = "chrysalis.evidenceEnded"
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ChrysalisWorkerEvidenceEnded(TLObject):
+    """``chrysalis.workerEvidenceEnded model_name:string = chrysalis.WorkerEvidenceEnded``"""
+
+    TL_ID: ClassVar[int] = 0x0517F1E0
+    TL_NAME: ClassVar[str] = "chrysalis.workerEvidenceEnded"
+
+    model_name: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class HttpRequest(TLFunction[HttpResponse]):
     """``http.request method:string url:string http_version:string headers:vector http.header payload:bytes
     = http.Response``
@@ -1546,6 +1566,8 @@ CLASSES: Final[Mapping[int, type[TLObject]]] = MappingProxyType(
         ChrysalisCancel.TL_ID: ChrysalisCancel,
         ChrysalisEvidence.TL_ID: ChrysalisEvidence,
         ChrysalisWorkerEvidence.TL_ID: ChrysalisWorkerEvidence,
+        ChrysalisEvidenceEnded.TL_ID: ChrysalisEvidenceEnded,
+        ChrysalisWorkerEvidenceEnded.TL_ID: ChrysalisWorkerEvidenceEnded,
         HttpRequest.TL_ID: HttpRequest,
         WorkerConnectToProxy.TL_ID: WorkerConnectToProxy,
         WorkerCompareBalanceWithProxy.TL_ID: WorkerCompareBalanceWithProxy,

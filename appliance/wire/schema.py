@@ -172,6 +172,8 @@ chrysalis.helloAnswer extensions:(vector string) = chrysalis.Hello;
 chrysalis.cancel request_id:int256 = chrysalis.Cancel;
 chrysalis.evidence bundle:bytes = chrysalis.Evidence;
 chrysalis.workerEvidence items:(vector bytes) = chrysalis.WorkerEvidence;
+chrysalis.evidenceEnded generation:long = chrysalis.EvidenceEnded;
+chrysalis.workerEvidenceEnded model_name:string = chrysalis.WorkerEvidenceEnded;
 
 ---functions---
 

@@ -42,6 +42,10 @@ class Engine(Protocol):
     def ready(self) -> bool:
         """Whether requests may be sent now."""
 
+    @property
+    def begun(self) -> int:
+        """How often it became ready."""
+
     async def counters(self) -> EngineCounters:
         """Tokens since it started, by its own count; raises ``EngineError``."""
 
@@ -77,6 +81,11 @@ class LocalEngine:
     def ready(self) -> bool:
         """Whether the engine is healthy."""
         return self._supervisor is not None and self._supervisor.healthy.is_set()
+
+    @property
+    def begun(self) -> int:
+        """How often it became healthy."""
+        return self._supervisor.begun if self._supervisor is not None else 0
 
     async def counters(self) -> EngineCounters:
         """The engine's own count."""
@@ -118,6 +127,11 @@ class ForeignEngine:
     def ready(self) -> bool:
         """Whether its last check was good."""
         return self._remote.healthy.is_set()
+
+    @property
+    def begun(self) -> int:
+        """How often its checks became good."""
+        return self._remote.begun
 
     async def counters(self) -> EngineCounters:
         """The server's own count."""

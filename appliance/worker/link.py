@@ -20,6 +20,7 @@ from appliance.wire.extensions import ALL, Extension
 from appliance.wire.messages import (
     ChrysalisCancel,
     ChrysalisEvidence,
+    ChrysalisEvidenceEnded,
     ChrysalisGetEvidence,
     ProxyRunQuery,
     ProxyRunQueryEx,
@@ -63,11 +64,15 @@ OLD_PRICE_GRACE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a worker tells its gateways at the moment, and whether it would serve what they send."""
+    """What a worker tells its gateways at the moment, and whether it would serve what they send.
+
+    Evidence of a generation before ``generation`` is over.
+    """
 
     offer: Offer
     disabled: bool
     refusal: Reason | None
+    generation: int = 0
 
 
 class Surroundings(Protocol):
@@ -136,6 +141,7 @@ class GatewayLink:
         self._link: Link | None = None
         self._offered: dict[int, float] = {}
         self._told_disabled = True
+        self._told_generation = 0
 
     # LinkHandler
 
@@ -219,6 +225,7 @@ class GatewayLink:
 
     async def _shake_hands(self, link: Link, *, state_totals: bool) -> None:
         now = self._worker.announcement
+        self._told_generation = now.generation
         steps = handshake(now.offer, self._worker.terms, is_disabled=now.disabled, state_totals=state_totals)
         outcome: TLObject | Recalled | None = None
         self._offered = {now.offer.coefficient: float("inf")}
@@ -279,6 +286,10 @@ class GatewayLink:
         if link is None or link.closed or not self.ready:
             return
         now = self._worker.announcement
+        if now.generation > self._told_generation and Extension.EVIDENCE in link.extensions:
+            # Before anything else: what the gateway sends from here on is for a machine that it has not judged yet.
+            self._told_generation = now.generation
+            link.send(ChrysalisEvidenceEnded(now.generation))
         if now.disabled != self._told_disabled:
             self._told_disabled = now.disabled
             link.send(WorkerEnabledDisabled(int(now.disabled)))

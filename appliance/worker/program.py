@@ -12,6 +12,7 @@ import contextlib
 import secrets
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -35,6 +36,7 @@ from appliance.keys import read_key, read_secret, write_secret
 from appliance.worker import attested
 from appliance.worker.book import Book
 from appliance.worker.engine import describe_engine, open_engine
+from appliance.worker.generation import Generation, watch_devices
 from appliance.worker.handshake import Offer
 from appliance.worker.intake import CacheSalts
 from appliance.worker.payer import RelayPayer, WalletPayer
@@ -45,6 +47,7 @@ from appliance.worker.stages import Stages
 from appliance.worker.status import StatusPage
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
+from attestation.gpu.nvml import inventory
 from attestation.material import stapling
 from attestation.ratls import Identity
 from attestation.ratls.pow import open_pool
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 STAGES = ("chain", "identity", "ledger", "links", "engine")
+DRIVER_MODULE = Path("/sys/module/nvidia")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class Program:
         self._worker: Worker | None = None
         self._engine: Engine | None = None
         self._image = bytes(32)
+        self._generation = Generation(lambda: self._engine.begun if self._engine is not None else 0)
 
     async def open_status(self) -> None:
         """Serve the status page, if one is configured; raises ``ConfigError`` unless it is on loopback."""
@@ -180,6 +185,9 @@ class Program:
         stack.push_async_callback(engine.stop)
         loading = asyncio.create_task(self._load(engine), name="engine")
         stack.callback(loading.cancel)
+        if settings.device == "cuda":
+            watching = asyncio.create_task(watch_devices(self._generation, inventory, DRIVER_MODULE), name="gpus")
+            stack.callback(watching.cancel)
         owner = Address.parse(config.owner.address)
         payer = self._payer(chain, owner)
         requests = RequestRunner(
@@ -224,6 +232,7 @@ class Program:
                 engine_ready=engine.ready,
                 payer=payer,
                 evidence=evidence,
+                generation=lambda: self._generation.number,
             )
         self._worker = worker
         return worker
@@ -283,6 +292,7 @@ class Program:
                 coefficient=self._worker.offer.coefficient if self._worker else owner.coefficient,
                 role="worker",
                 chain=bytes.fromhex(measured.network.zerostate.root_hash),
+                generation=self._generation.number,
             )
 
         maker = EvidenceMaker(

@@ -105,6 +105,7 @@ class Worker:
         engine_ready: Whether the model server may be used now.
         payer: Deploys worker contracts; None where nobody pays gas here.
         evidence: Makes a fresh bundle for a nonce; None where there is none.
+        generation: Evidence of one before it is over (:mod:`appliance.worker.generation`).
         chance: Source of draws and jitter.
         tick: Least and most seconds between two looks at targets and standing.
         backoff: How long to wait before a gateway is dialled again.
@@ -124,6 +125,7 @@ class Worker:
         engine_ready: Callable[[], bool],
         payer: Payer | None = None,
         evidence: Callable[[bytes], Awaitable[bytes]] | None = None,
+        generation: Callable[[], int] = int,
         chance: random.Random | None = None,
         tick: tuple[float, float] = TICK_S,
         backoff: Backoff | None = None,
@@ -138,6 +140,7 @@ class Worker:
         self._engine_ready = engine_ready
         self._payer = payer
         self._evidence = evidence
+        self._generation = generation
         self._random = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._tick = tick
         targets = Targets(settings.links, self._random, backoff or Backoff())
@@ -156,7 +159,7 @@ class Worker:
     def announcement(self) -> Announcement:
         """What is told to gateways as of now."""
         found = self.look()
-        return Announcement(self._offer, bool(found), refusal(found))
+        return Announcement(self._offer, bool(found), refusal(found), self._generation())
 
     @property
     def terms(self) -> Terms:
