@@ -111,9 +111,9 @@ class AzureWorld:
 
     @property
     def certificates(self) -> Mapping[str, bytes]:
-        """What Azure keeps for the machine, DER by name."""
+        """What Azure keeps for the machine, DER by name; no revocation list is among it."""
         found = SnpCollateral.parse(self.snp.collateral())
-        return {"vcek": found.vek, "ask": found.ask, "ark": found.ark, **({"crl": found.crl} if found.crl else {})}
+        return {"vcek": found.vek, "ask": found.ask, "ark": found.ark}
 
     @property
     def certification(self) -> bytes:

@@ -48,8 +48,12 @@ def test_its_certificate_form_is_accepted_and_says_what_was_not_judged(honest: A
     assert len(honest.evidence(question, fresh=False)) < 16 * 1024
 
 
-def test_the_certificates_that_azure_keeps_are_enough(honest: AzureWorld, question: bytes) -> None:
-    assert judge_azure(honest, question, collateral=None).failed == []
+def test_the_certificates_that_azure_keeps_are_enough_but_for_revocation(honest: AzureWorld, question: bytes) -> None:
+    assert judge_azure(honest, question, collateral=None).failed == ["revocation"]
+    lenient = snp_rules(id_keys=SnpIdKeys(id_keys=MICROSOFT_ID_KEYS), require_revocation_list=False)
+    judged = judge_azure(honest, question, collateral=None, rules=azure_rules(snp=lenient, references=(REFERENCE,)))
+    assert judged.failed == []
+    assert "revocation" in judged.unchecked
 
 
 def test_without_any_certificates_the_reason_is_told(honest: AzureWorld, question: bytes) -> None:
