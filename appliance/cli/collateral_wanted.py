@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.errors import ConfigError
 from attestation.certificate import parse_certificate
-from attestation.collateral.gathering import Missing, gather, report_collateral
+from attestation.collateral.gathering import Missing, gather
+from attestation.collateral.machines import report_collateral
 from attestation.collateral.opening import open_sources
 from attestation.errors import AttestationError, EvidenceError
 from attestation.evidence import MAX_BUNDLE, parse_bundle

@@ -15,6 +15,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cryptography import x509
+from cryptography.x509 import ocsp
+
 from attestation.collateral.errors import MalformedAnswerError
 
 if TYPE_CHECKING:
@@ -93,8 +96,6 @@ def _rim(content: bytes) -> Validity:
 
 def _ocsp(content: bytes) -> Validity:
     """A response without ``nextUpdate`` holds only now: a newer one is always to be had (RFC 6960, section 4.2.2.1)."""
-    from cryptography.x509 import ocsp  # noqa: PLC0415 - a verifier with stapled collateral does not get here
-
     response = ocsp.load_der_ocsp_response(content)
     issued = response.this_update_utc.timestamp()
     following = response.next_update_utc
@@ -102,8 +103,6 @@ def _ocsp(content: bytes) -> Validity:
 
 
 def _crl(content: bytes) -> Validity:
-    from cryptography import x509  # noqa: PLC0415
-
     try:
         crl = x509.load_der_x509_crl(content)
     except x509.InvalidVersion as error:

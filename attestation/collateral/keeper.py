@@ -125,13 +125,14 @@ class Keeper:
         if kept is not None and (wanted.fetch is None or self._fresh(kept)):
             self._observe(wanted, "kept")
             return kept
-        if wanted.fetch is None:
+        fetch = wanted.fetch
+        if fetch is None:
             raise CollateralError(
                 f"no {wanted.kind} collateral of {wanted.identity} is at hand, and no service for it is configured",
                 hint="name a service, or an offline bundle that holds it",
             )
         try:
-            return await asyncio.shield(self._ask(wanted, kept))
+            return await asyncio.shield(self._ask(wanted, fetch, kept))
         except CollateralError as error:
             if kept is None:
                 raise
@@ -158,7 +159,7 @@ class Keeper:
             self._kept.put(wanted.key, best)
         return best
 
-    def _ask(self, wanted: Wanted, kept: Entry | None) -> asyncio.Task[Entry]:
+    def _ask(self, wanted: Wanted, fetch: Callable[[], Awaitable[bytes]], kept: Entry | None) -> asyncio.Task[Entry]:
         """Everybody who waits for a piece waits for the same question."""
         failure = self._failed.get(wanted.key, self._clock())
         if failure is not None:
@@ -169,15 +170,14 @@ class Keeper:
                 raise CollateralError(
                     f"{len(self._asked)} pieces of collateral are being fetched", hint="try again later"
                 )
-            asked = asyncio.get_running_loop().create_task(self._fetch(wanted, kept))
+            asked = asyncio.get_running_loop().create_task(self._fetch(wanted, fetch, kept))
             self._asked[wanted.key] = asked
         return asked
 
-    async def _fetch(self, wanted: Wanted, kept: Entry | None) -> Entry:
-        assert wanted.fetch is not None  # noqa: S101 - for the type checker: `entry` has looked
+    async def _fetch(self, wanted: Wanted, fetch: Callable[[], Awaitable[bytes]], kept: Entry | None) -> Entry:
         self._observe(wanted, "asked")
         try:
-            content = await wanted.fetch()
+            content = await fetch()
             dates = self._dates(wanted.kind, content)
         except CollateralError as error:
             self._failed.put(wanted.key, error, self._clock() + self._retry)

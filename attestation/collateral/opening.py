@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attestation.collateral.amd import KdsCollateral
+from attestation.collateral.disk import DiskCache
 from attestation.collateral.files import FileCollateral
 from attestation.collateral.intel import PccsCollateral
 from attestation.collateral.keeper import Keeper, Wanted
 from attestation.collateral.memory import CachedCollateral
+from attestation.collateral.nvidia import RimService
+from attestation.collateral.offline import OfflineCollateral
+from attestation.collateral.proxy import Proxies
+from attestation.collateral.revocation import OcspService
 from attestation.collateral.sources import FirstOf, Sources, check_platform
+from attestation.collateral.web import Patience, WebClient
 from attestation.errors import CollateralError
 
 if TYPE_CHECKING:
@@ -19,7 +26,6 @@ if TYPE_CHECKING:
     from attestation.collateral.keeper import Observer
     from attestation.collateral.settings import CollateralSettings
     from attestation.collateral.sources import CollateralSource
-    from attestation.collateral.web import WebClient
 
 _SERVICE = ("http://", "https://")
 
@@ -46,12 +52,6 @@ def open_sources(
     Raises:
         CollateralError: An address is none, or the offline bundle cannot be read.
     """
-    from attestation.collateral.amd import KdsCollateral  # noqa: PLC0415 - a TDX verifier loads no other's parsers
-    from attestation.collateral.nvidia import RimService  # noqa: PLC0415
-    from attestation.collateral.proxy import Proxies  # noqa: PLC0415
-    from attestation.collateral.revocation import OcspService  # noqa: PLC0415
-    from attestation.collateral.web import Patience, WebClient  # noqa: PLC0415
-
     patience = Patience(silence=settings.silence_s, deadline=settings.deadline_s, attempts=settings.attempts)
     client = WebClient(Proxies(settings.proxy), patience)
     keeper = Keeper(open_stores(settings) if stores is None else stores, observer=observer)
@@ -67,12 +67,8 @@ def open_stores(settings: CollateralSettings) -> tuple[Store, ...]:
     """Where settings keep collateral: the disk, then the offline bundle."""
     stores: list[Store] = []
     if settings.cache is not None:
-        from attestation.collateral.disk import DiskCache  # noqa: PLC0415
-
         stores.append(DiskCache(settings.cache, max_bytes=settings.cache_bytes))
     if settings.offline is not None:
-        from attestation.collateral.offline import OfflineCollateral  # noqa: PLC0415
-
         stores.append(OfflineCollateral(settings.offline))
     return tuple(stores)
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from cryptography.x509 import ocsp
+
 from attestation.collateral.errors import MalformedAnswerError, ServiceRefusedError
 from attestation.collateral.exchange import Address, Question
 from attestation.collateral.keeper import Wanted
 from attestation.errors import CollateralError, EvidenceError
+from attestation.gpu.chain import load_der
+from attestation.gpu.ocsp import requests_for
 from attestation.staple import MAX_OCSP
 
 if TYPE_CHECKING:
@@ -43,14 +47,12 @@ class OcspService:
             CollateralError: The certificates cannot be read, the service is out of reach, refuses, or sends what cannot
                 be a response about this certificate.
         """
-        from attestation.gpu.chain import load_der  # noqa: PLC0415 - loads X.509; a name of this module does not
-        from attestation.gpu.ocsp import requests_for  # noqa: PLC0415
-
         try:
-            question = requests_for((load_der(certificate_der), load_der(issuer_der)), device=False)[0]
+            certificate = load_der(certificate_der)
+            question = requests_for((certificate, load_der(issuer_der)), device=False)[0]
         except EvidenceError as error:
             raise CollateralError(error.message, hint=error.hint) from None
-        serial = load_der(certificate_der).serial_number
+        serial = certificate.serial_number
 
         async def fetch() -> bytes:
             reply = await self._client.ask(
@@ -72,8 +74,6 @@ class OcspService:
 
 def _check(response: bytes, serial: int) -> None:
     """Whether it is an answer to what was asked; who signed it, the verifier looks at."""
-    from cryptography.x509 import ocsp  # noqa: PLC0415
-
     try:
         parsed = ocsp.load_der_ocsp_response(response)
         status = parsed.response_status

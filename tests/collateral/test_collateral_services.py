@@ -24,7 +24,7 @@ from attestation.collateral.errors import (
     ServiceRefusedError,
     ServiceUnreachableError,
 )
-from attestation.collateral.gathering import report_collateral
+from attestation.collateral.machines import report_collateral
 from attestation.errors import CollateralError, EvidenceError
 from attestation.gpu.chain import load_der
 from attestation.gpu.evidence import DeviceEvidence
