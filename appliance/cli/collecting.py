@@ -72,17 +72,21 @@ async def collect(
 
 
 def _this_machine(name: str | None, quote_source: str | None) -> tuple[tuple[str, ...], Platform]:
-    about: tuple[str, ...] = (f"platform {name}, as it was named",)
-    if name is None:
-        detection = detect()
-        name, about = detection.platform, tuple(detection.explain())
+    if name is not None:
+        return (f"platform {name}, as it was named",), _opened(name, quote_source, "")
+    detection = detect()
+    seen = tuple(detection.explain())
+    return seen, _opened(detection.platform, quote_source, f": {'; '.join(seen)}")
+
+
+def _opened(name: str, quote_source: str | None, why: str) -> Platform:
     opened = open_platform(name, quote_source)
     if opened is None:
         raise ConfigError(
-            f"this machine can prove nothing: {'; '.join(about)}",
+            f"this machine can prove nothing{why}",
             hint="run this in a confidential guest, or name a running machine: chrysalis attest collect HOST:PORT",
         )
-    return about, opened
+    return opened
 
 
 async def _as_guest(nonce: bytes) -> bytes:

@@ -27,7 +27,7 @@ from attestation.evidence import bundle_digest, parse_bundle
 from attestation.policies.files import references_of
 from attestation.policies.rules import ImageStated, RegistersAre
 from attestation.policy import for_name
-from attestation.policy_file import is_builtin, load_policy
+from attestation.policy_file import is_builtin, load_policy, read_policy
 from attestation.ratls import Identity, RatlsDialer, open_pool
 from attestation.report import Facts
 from attestation.tpm.references import TpmReference
@@ -208,10 +208,13 @@ def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
                 f"--root, --tpm-root and --uki with policy {wanted.policy!r}",
                 hint="they belong to --policy simulated; a policy's file names its own ([simulated], [measurements])",
             )
-        source = wanted.policy if is_builtin(wanted.policy) else Path(wanted.policy)
-        policy = load_policy(source, registry=registry, manifests=wanted.manifests)
+        policy = load_policy(_source(wanted), registry=registry, manifests=wanted.manifests)
     image = _hex(wanted.image, "--image")
     return policy if image is None else policy.demanding(ImageStated(frozenset({image})))
+
+
+def _source(wanted: Wanted) -> str | Path:
+    return wanted.policy if is_builtin(wanted.policy) else Path(wanted.policy)
 
 
 async def _of_chain(wanted: Wanted, evidence: Evidence | None) -> tuple[RegistryView | None, float | None]:
@@ -222,7 +225,8 @@ async def _of_chain(wanted: Wanted, evidence: Evidence | None) -> tuple[Registry
         return None, None
     from appliance.cli.chain_facts import anchor_time, registry_view  # noqa: PLC0415 - only this needs a chain library
 
-    view = await registry_view(wanted.network, gateways=wanted.gateway)
+    asks = wanted.policy not in DEVELOPMENT and read_policy(_source(wanted)).asks_registry
+    view = await registry_view(wanted.network, gateways=wanted.gateway) if asks else None
     if wanted.anchor is None or evidence is None:
         return view, None
     return view, await anchor_time(wanted.network, wanted.anchor, bundle_digest(evidence.data))

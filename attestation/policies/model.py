@@ -202,6 +202,12 @@ class Demands(Part):
     any: Annotated[tuple["NamedDemands", ...], Field(max_length=32)] = ()
     all: Annotated[tuple["NamedDemands", ...], Field(max_length=32)] = ()
 
+    @property
+    def asks_registry(self) -> bool:
+        """Whether something in it asks the root contract."""
+        own = self.measurements is not None and "registry" in expressions.used(self.measurements.expression())
+        return own or any(part.asks_registry for part in (*self.any, *self.all))
+
 
 class NamedDemands(Demands):
     """A part of ``any`` or ``all``: demands with a name for people; ``platforms`` limits it to machines of those."""
