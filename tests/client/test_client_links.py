@@ -351,19 +351,49 @@ async def test_many_requests_ask_for_evidence_once(world: World) -> None:
     assert world.gateway.queries.count("chrysalis.getWorkerEvidence") == 1
 
 
-@pytest.mark.parametrize("what", ["time", "workers", "expiry"])
+@pytest.mark.parametrize("what", ["time", "workers", "expiry", "evidence over"])
 async def test_workers_are_verified_again_when_they_may_be_others(world: World, what: str) -> None:
     await world.start()
     (gateway,) = world.pool.ready()
     await world.client.verify_workers(gateway, MODEL)
     if what == "time":
         world.unix.now += RECHECK_S
+    elif what == "evidence over":
+        world.gateway.send(tl.ChrysalisWorkerEvidenceEnded("another/model"), tl.ChrysalisWorkerEvidenceEnded(MODEL))
+        await world.until(lambda: gateway.proofs.workers[MODEL].ended == 1)
     elif what == "workers":
         world.gateway.models = {MODEL: 2}
         await world.until(lambda: gateway.models == {MODEL: 2})
     else:
         shown = gateway.proofs.workers[MODEL]
         shown.verdicts = tuple(replace(verdict, expires_at=0.0) for verdict in shown.verdicts)
+    await world.client.verify_workers(gateway, MODEL)
+    assert world.gateway.queries.count("chrysalis.getWorkerEvidence") == 2
+
+
+async def test_another_models_evidence_that_is_over_voids_nothing(world: World) -> None:
+    """Control of the last."""
+    await world.start()
+    (gateway,) = world.pool.ready()
+    await world.client.verify_workers(gateway, MODEL)
+    world.gateway.send(tl.ChrysalisWorkerEvidenceEnded("another/model"))
+    await asyncio.sleep(0.05)
+    await world.client.verify_workers(gateway, MODEL)
+    assert world.gateway.queries.count("chrysalis.getWorkerEvidence") == 1
+
+
+async def test_evidence_that_ends_while_it_is_asked_for_is_not_kept(world: World) -> None:
+    await world.start()
+    (gateway,) = world.pool.ready()
+
+    async def meanwhile(query: tl.ChrysalisGetWorkerEvidence) -> tl.ChrysalisWorkerEvidence:
+        world.gateway.send(tl.ChrysalisWorkerEvidenceEnded(MODEL))
+        return tl.ChrysalisWorkerEvidence((await world.machine.bundle(query.nonce, world.gateway.workers[0]),))
+
+    world.gateway.answers["chrysalis.getWorkerEvidence"] = meanwhile
+    await world.client.verify_workers(gateway, MODEL)
+    del world.gateway.answers["chrysalis.getWorkerEvidence"]
+    await world.client.verify_workers(gateway, MODEL)
     await world.client.verify_workers(gateway, MODEL)
     assert world.gateway.queries.count("chrysalis.getWorkerEvidence") == 2
 

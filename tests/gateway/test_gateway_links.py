@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from gateway_peers import (
@@ -38,12 +38,14 @@ from appliance.chain.messages import Op
 from appliance.chain.signed import parse_payment
 from appliance.errors import ErrorCode
 from appliance.gateway.contract_events import ClientSeen
-from appliance.wire.errors import QueryError
+from appliance.wire.errors import ExtensionNotAgreedError, QueryError
 from appliance.wire.extensions import ALL, Extension
 from appliance.wire.messages import (
     ChrysalisCancel,
+    ChrysalisEvidenceEnded,
     ChrysalisGetEvidence,
     ChrysalisGetWorkerEvidence,
+    ChrysalisWorkerEvidenceEnded,
     ClientAuthorizeWithProxyLong,
     ClientAuthorizeWithProxyShort,
     ClientConnectToProxy,
@@ -66,6 +68,11 @@ from appliance.wire.messages import (
     WorkerProxyHandshakeComplete,
     WorkerUpdatePaymentStatus,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attestation.verdict import Verdict
 
 
 def listed() -> World:
@@ -284,6 +291,76 @@ async def test_workers_without_evidence_are_a_matter_of_policy() -> None:
         worker = await lenient.worker()
         await introduce_worker(worker, worker_params())
         assert [connection.offered for connection in lenient.world.desk.fleet] == [True]
+
+
+async def test_a_good_certificate_alone_admits_nobody() -> None:
+    """A certificate says nothing about a GPU. Control: the same worker, which shows fresh evidence as well."""
+    for offered, admitted in ((ALL - {Extension.EVIDENCE}, False), (ALL, True)):
+        async with gateway(reference_workers=False) as made:
+            made.verifier.statement = statement()
+            worker = await made.worker(measurements=MEASUREMENTS, offered=offered, answer=evidence)
+            await introduce_worker(worker, worker_params())
+            if admitted:
+                await until(lambda made=made: [c.offered for c in made.world.desk.fleet] == [True])  # type: ignore[misc]
+            else:
+                await worker.gone()
+                assert "no fresh evidence" in made.workers.refusals[-1]
+            assert len(made.world.desk.fleet) == int(admitted)
+            assert made.verifier.asked == int(admitted)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 - a test looks
+            await asyncio.sleep(0.01)
+
+
+async def test_a_worker_whose_engine_began_anew_is_offered_nothing_until_it_has_proven_itself_again() -> None:
+    async with gateway(reference_workers=False) as made:
+        release = asyncio.Event()
+        made.verifier.statement = statement()
+        made.world.fund(address(1001))
+        client = await made.client(offered=frozenset({Extension.EVIDENCE}))
+        await introduce_client(client, client_params(), SECRET)
+        worker = await made.worker(offered=ALL, answer=evidence)
+        await introduce_worker(worker, worker_params())
+        (connection,) = made.world.desk.fleet
+        await until(lambda: connection.offered)
+        verify, asked = made.verifier.verify_bundle, []
+
+        async def slow(bundle: bytes, **given: Any) -> Verdict:
+            asked.append(made.verifier.statement)
+            await release.wait()
+            return await verify(bundle, **given)
+
+        made.verifier.verify_bundle = slow  # type: ignore[method-assign]
+        worker.link.send(ChrysalisEvidenceEnded(1))
+        await until(lambda: len(asked) == 1)
+        assert not connection.offered
+        ended = await client.next(ChrysalisWorkerEvidenceEnded)
+        assert ended.model_name == connection.model
+        # What it shows first was made before: of the generation that is over.
+        release.set()
+        await until(lambda: len(asked) >= 2)
+        assert not connection.offered
+        made.verifier.statement = statement(generation=1)
+        await until(lambda: connection.offered)
+        shown = len(asked)
+        # The same again, or an earlier one, is no news.
+        strays = made.world.desk.tally.stray_messages
+        worker.link.send(ChrysalisEvidenceEnded(1))
+        worker.link.send(ChrysalisEvidenceEnded(0))
+        await until(lambda: made.world.desk.tally.stray_messages == strays + 2)
+        assert connection.offered
+        assert len(asked) == shown
+
+
+async def test_a_worker_without_the_extension_cannot_end_evidence() -> None:
+    async with gateway() as made:
+        worker = await made.worker()
+        await introduce_worker(worker, worker_params())
+        with pytest.raises(ExtensionNotAgreedError):
+            worker.link.send(ChrysalisEvidenceEnded(1))
 
 
 async def test_clients_get_evidence_of_workers_and_of_the_gateway() -> None:
