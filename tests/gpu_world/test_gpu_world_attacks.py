@@ -7,7 +7,7 @@ without the right manifest, 13 malformed. The control of every row is the same m
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -74,9 +74,8 @@ def vendor() -> GpuVendor:
 
 @pytest.fixture
 def machine(vendor: GpuVendor) -> Callable[..., SyntheticGpus]:
-    def make(count: int = 1, **fields: object) -> SyntheticGpus:
-        switches = int(str(fields.pop("switches", 0)))
-        attack = GpuAttack(**fields)  # type: ignore[arg-type] - a row's fields
+    def make(count: int = 1, *, switches: int = 0, **fields: Any) -> SyntheticGpus:
+        attack = GpuAttack(**fields)
         return SyntheticGpus(count, attack=attack, switches=switches, clock=lambda: NOW, vendor=vendor)
 
     return make

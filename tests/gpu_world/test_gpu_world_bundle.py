@@ -6,7 +6,7 @@ Each attack differs from its control, the first test, in one word.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -47,17 +47,29 @@ def _quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@dataclass
-class Machine:
-    """A simulated TDX machine with GPUs; its platform, its collector and what is stapled."""
+class Platform:
+    """A simulated TDX machine that answers in this process."""
 
-    gpus: SyntheticGpus
-    tdx: SyntheticTdx
-    identity: Identity
-    name: str = field(default="simulated", init=False)
+    name = "simulated"
+
+    def __init__(self, tdx: SyntheticTdx) -> None:
+        self.tdx = tdx
 
     async def collect(self, report_data: bytes) -> bytes:
         return self.tdx.quote(report_data)
+
+
+@dataclass
+class Machine:
+    """A platform with GPUs, and what is stapled."""
+
+    gpus: SyntheticGpus
+    platform: Platform
+    identity: Identity
+
+    @property
+    def tdx(self) -> SyntheticTdx:
+        return self.platform.tdx
 
     async def bundle(self, devices: Any = None) -> bytes:
         async def staple(_: bytes, __: Sequence[bytes]) -> Staple:
@@ -66,7 +78,14 @@ class Machine:
         image = claims.image_hash(parse_quote(self.tdx.quote(bytes(64))).report.measurements)
         statement = WorkloadStatement(image=image, measured_config=bytes(32))
         return await build_bundle(
-            self, self.identity, statement, NONCE, b"", devices=devices or self.gpus, staple=staple, made_at=NOW
+            self.platform,
+            self.identity,
+            statement,
+            NONCE,
+            b"",
+            devices=devices or self.gpus,
+            staple=staple,
+            made_at=NOW,
         )
 
 
@@ -84,9 +103,8 @@ def tdx() -> SyntheticTdx:
 def machine(vendor: GpuVendor, tdx: SyntheticTdx) -> Callable[..., Any]:
     async def make(count: int = 2, *, switches: int = 0, **attack: Any) -> Machine:
         gpus = SyntheticGpus(count, attack=GpuAttack(**attack), switches=switches, clock=lambda: NOW, vendor=vendor)
-        made = Machine(gpus, tdx, None)  # type: ignore[arg-type] - the identity needs the platform first
-        made.identity = await Identity.create(made, clock=lambda: NOW)
-        return made
+        platform = Platform(tdx)
+        return Machine(gpus, platform, await Identity.create(platform, clock=lambda: NOW))
 
     return make
 
