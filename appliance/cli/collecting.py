@@ -63,8 +63,8 @@ async def collect(
     chosen = nonce if nonce is not None else secrets.token_bytes(32)
     if target is not None:
         found = await asyncio.to_thread(remote.fetch, remote.parse_endpoint(target), chosen)
-        about = (f"from {found.endpoint.name}, whose key is {found.public_key.hex()}",)
-        return Collected(found.bundle, chosen, about, found.public_key)
+        told = (f"from {found.endpoint.name}, whose key is {found.public_key.hex()}",)
+        return Collected(found.bundle, chosen, told, found.public_key)
     if platform is None and _BOOT_RECORD.is_dir():
         return Collected(await _as_guest(chosen), chosen, ("as this guest's attested port makes it",))
     about, opened = _this_machine(platform, quote_source)
