@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from attestation.collateral.memory import CachedCollateral
     from attestation.collateral.nvidia import RimService
     from attestation.collateral.offline import OfflineBundle, OfflineCollateral
-    from attestation.collateral.opening import open_source, open_sources
+    from attestation.collateral.opening import open_collateral, open_source, open_sources
     from attestation.collateral.revocation import OcspService
     from attestation.collateral.settings import CollateralSettings
     from attestation.collateral.sources import (
@@ -65,6 +65,7 @@ __all__ = [
     "Sources",
     "StaticCollateral",
     "gather",
+    "open_collateral",
     "open_source",
     "open_sources",
 ]
@@ -96,6 +97,7 @@ _HOMES = {
     "Sources": "sources",
     "StaticCollateral": "files",
     "gather": "gathering",
+    "open_collateral": "opening",
     "open_source": "opening",
     "open_sources": "opening",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from attestation.collateral.nvidia import RimService
 from attestation.collateral.offline import OfflineCollateral
 from attestation.collateral.proxy import Proxies
 from attestation.collateral.revocation import OcspService
+from attestation.collateral.settings import CollateralSettings
 from attestation.collateral.sources import FirstOf, Sources, check_platform
 from attestation.collateral.web import Patience, WebClient
 from attestation.errors import CollateralError
@@ -24,19 +26,43 @@ if TYPE_CHECKING:
 
     from attestation.collateral.entry import Store
     from attestation.collateral.keeper import Observer
-    from attestation.collateral.settings import CollateralSettings
     from attestation.collateral.sources import CollateralSource
 
 _SERVICE = ("http://", "https://")
 
 
+VENDORS = "vendors"
+"""The word for the public services of all makers."""
+_MAP = 5
+"""CBOR's major type of an offline bundle; collateral of one platform is JSON."""
+
+
 def open_source(text: str | None) -> CollateralSource:
-    """Make a source from its configured text: a URL, a file or directory, or nothing (stapled collateral only)."""
+    """Make a source of TDX collateral from its configured text; see :func:`open_collateral`."""
+    return open_collateral(text).tdx
+
+
+def open_collateral(text: str | None) -> Sources:
+    """Make sources from one text.
+
+    Args:
+        text: The address of Intel's service or a cache of it; a file or a directory of collateral of TDX platforms; an
+            offline bundle, which may hold every kind; ``vendors`` for the makers' public services; or nothing, which
+            leaves what is stapled.
+
+    Raises:
+        CollateralError: The address is none, or the offline bundle is damaged.
+    """
     if text is None:
-        return FirstOf(())
+        return Sources()
+    if text == VENDORS:
+        return open_sources(CollateralSettings())
     if text.startswith(_SERVICE):
-        return CachedCollateral(PccsCollateral(text))
-    return FileCollateral(Path(text))
+        return Sources(tdx=CachedCollateral(PccsCollateral(text)))
+    path = Path(text)
+    if _is_bundle(path):
+        return open_sources(replace(CollateralSettings.none(), offline=path))
+    return Sources(tdx=FileCollateral(path))
 
 
 def open_sources(
@@ -103,3 +129,13 @@ def _tdx(settings: CollateralSettings, client: WebClient, keeper: Keeper) -> Col
         raise CollateralError("collateral service '', expected an address, a file or a directory")
     kept = KeptCollateral(None, keeper)
     return FirstOf((FileCollateral(Path(text)), kept)) if settings.offline else FileCollateral(Path(text))
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether a file is an offline bundle rather than one platform's collateral."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+    except OSError:
+        return False  # its reader says what is wrong with it, whenever it is asked
+    return bool(first) and first[0] >> 5 == _MAP

@@ -16,7 +16,17 @@ from appliance.config.models import HostConfig, WorkerHost
 from appliance.lab.collateral_faults import Service
 from appliance.lab.collateral_server import CollateralServer
 from appliance.lab.gpu_world import SyntheticGpus
-from attestation.collateral import CollateralSettings, DiskCache, FileCollateral, open_sources
+from attestation.collateral import (
+    CachedCollateral,
+    CollateralSettings,
+    DiskCache,
+    Entry,
+    FileCollateral,
+    OfflineBundle,
+    RimService,
+    open_collateral,
+    open_sources,
+)
 from attestation.collateral.intel import PccsCollateral
 from attestation.collateral.sources import FirstOf
 from attestation.collateral.vendors import AMD_KDS, INTEL_PCS, INTEL_ROOT_CRL
@@ -87,6 +97,26 @@ async def test_a_file_a_directory_and_nothing(tmp_path: Path) -> None:
     with pytest.raises(CollateralError):
         open_sources(CollateralSettings(kds="ftp://x"))
     assert isinstance(FirstOf(()), FirstOf)
+
+
+async def test_one_text_means_a_service_a_file_a_bundle_or_the_makers(tmp_path: Path) -> None:
+    entry = Entry(kind="rim", identity="NV_X", source="s", fetched=1, issued=1, expires=2, content=b"<xml/>")
+    bundle, single = tmp_path / "bundle", tmp_path / "single.json"
+    bundle.write_bytes(OfflineBundle.of([entry]).encode())
+    single.write_bytes(b'{"tcb_info": 1}')
+    assert await open_collateral(str(bundle)).rim.get("NV_X") == b"<xml/>"
+    with pytest.raises(CollateralError, match="no service for it is configured"):
+        await open_collateral(str(bundle)).tdx.get("00C06F112233", "platform")
+    assert await open_collateral(str(single)).tdx.get("00C06F112233", "platform") == b'{"tcb_info": 1}'
+    for text in (None, str(single), "http://127.0.0.1:9"):
+        with pytest.raises(CollateralError, match="no source of reference manifests"):
+            await open_collateral(text).rim.get("NV_X")
+    assert isinstance(open_collateral("http://127.0.0.1:9").tdx, CachedCollateral)
+    assert isinstance(open_collateral("vendors").rim, RimService)
+    assert isinstance(open_collateral(str(tmp_path / "absent")).tdx, FileCollateral)
+    bundle.write_bytes(b"\xa3junk")
+    with pytest.raises(CollateralError, match="bundle of collateral cannot be read"):
+        open_collateral(str(bundle))
 
 
 def test_the_names_of_the_package_exist_and_an_unknown_one_is_none() -> None:
