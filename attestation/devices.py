@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from attestation.gpu.memory import Memory
 from attestation.verdict import Check
 
 if TYPE_CHECKING:
@@ -93,10 +94,12 @@ class Judged:
     Attributes:
         roots: Under which devices and reference manifests are certified; ``None`` refuses every device, for a policy
             that trusts no maker of devices.
+        memory: What was verified before and does not depend on time.
     """
 
     roots: GpuRoots | None
     judges: bool = True
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     def judge(
         self, devices: Sequence[bytes], nonces: Callable[[int], bytes], references: References, now: float
@@ -118,6 +121,7 @@ class Judged:
                 ocsp=references.ocsp,
                 now=now,
                 index=index,
+                memory=self.memory,
             )
             checks.extend(check.within(f"gpu {index}") for check in found.checks)
             expires_at = min(expires_at, found.expires_at)

@@ -32,6 +32,8 @@ from attestation.tpm.chain import root_key_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from attestation.gpu.memory import Memory
+
 MAX_CERTIFICATES = 8
 PDI_SIZE = 8
 _KNOWN_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
@@ -129,13 +131,16 @@ def load_der(der: bytes) -> x509.Certificate:
     return _read(x509.load_der_x509_certificate, der)
 
 
-def verify_path(certificates: Sequence[x509.Certificate], roots: Sequence[bytes], now: float) -> Path:
+def verify_path(
+    certificates: Sequence[x509.Certificate], roots: Sequence[bytes], now: float, memory: Memory | None = None
+) -> Path:
     """Verify a chain under any of several roots.
 
     Args:
         certificates: Leaf first; the root may be left out.
         roots: Trusted certificates, DER.
         now: Unix time at which all of it has to be valid.
+        memory: Remembers signatures; without it every one is verified.
 
     Raises:
         EvidenceError: It does not hold, with the reason.
@@ -143,17 +148,16 @@ def verify_path(certificates: Sequence[x509.Certificate], roots: Sequence[bytes]
     if not 0 < len(certificates) <= MAX_CERTIFICATES:
         raise EvidenceError(f"chain of {len(certificates)} certificates, expected 1 to {MAX_CERTIFICATES}")
     trusted = [load_der(der) for der in roots]
-    root = _root_above(certificates[-1], trusted)
+    root = _root_above(certificates[-1], trusted, memory)
     path = tuple(certificates) if certificates[-1] == root else (*certificates, root)
     if len(path) < 2:
         raise EvidenceError("chain that is a root alone, without a certificate below it")
-    moment = moment_of(now)
+    check_path_dates(path, now)
     for depth, certificate in enumerate(path):
         _check_critical(certificate)
-        check_dates(certificate, moment)
         if depth:
             _check_authority(certificate, below=depth - 1)
-            check_issued(path[depth - 1], certificate)
+            check_issued(path[depth - 1], certificate, memory)
     _check_leaf(path[0])
     expires = min(certificate.not_valid_after_utc.timestamp() for certificate in path)
     return Path(path, root_key_id(root), expires)
@@ -227,13 +231,20 @@ def check_dates(certificate: x509.Certificate, moment: datetime) -> None:
         )
 
 
-def check_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+def check_path_dates(certificates: Sequence[x509.Certificate], now: float) -> None:
+    """Refuse certificates of which one is outside its dates; raises ``EvidenceError``."""
+    moment = moment_of(now)
+    for certificate in certificates:
+        check_dates(certificate, moment)
+
+
+def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, memory: Memory | None = None) -> None:
     """Refuse a certificate that another did not issue.
 
     Raises:
         EvidenceError: Names or signature differ.
     """
-    if certificate.issuer != issuer.subject or not _signed(certificate, issuer):
+    if certificate.issuer != issuer.subject or not _signed(certificate, issuer, memory):
         raise EvidenceError(
             f"certificate of {name_of(certificate.subject)} was not issued by {name_of(issuer.subject)} of this chain"
         )
@@ -260,9 +271,9 @@ def _read(load: Callable[[bytes], x509.Certificate], data: bytes) -> x509.Certif
     return certificate
 
 
-def _root_above(last: x509.Certificate, trusted: Sequence[x509.Certificate]) -> x509.Certificate:
+def _root_above(last: x509.Certificate, trusted: Sequence[x509.Certificate], memory: Memory | None) -> x509.Certificate:
     for root in trusted:
-        if root == last or (root.subject == last.issuer and _signed(last, root)):
+        if root == last or (root.subject == last.issuer and _signed(last, root, memory)):
             return root
     raise EvidenceError(
         f"chain that ends with a certificate issued by {name_of(last.issuer)}, which is no trusted root",
@@ -301,9 +312,14 @@ def _check_leaf(leaf: x509.Certificate) -> None:
         )
 
 
-def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *LIBRARY_ERRORS):
-        return False
-    return True
+def _signed(certificate: x509.Certificate, issuer: x509.Certificate, memory: Memory | None) -> bool:
+    def verify() -> bool:
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (InvalidSignature, *LIBRARY_ERRORS):
+            return False
+        return True
+
+    if memory is None:
+        return verify()
+    return memory.holds(verify, b"issued", fingerprint(certificate), fingerprint(issuer))

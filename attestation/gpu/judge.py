@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from attestation.gpu.chain import DeviceIdentity, Path
     from attestation.gpu.measurements import Comparison
+    from attestation.gpu.memory import Memory
     from attestation.gpu.rim import Manifest
     from attestation.gpu.roots import GpuRoots
     from attestation.gpu.spdm import SpdmReport
@@ -81,6 +82,7 @@ def judge_device(
     now: float,
     index: int = 0,
     require_ocsp: bool = True,
+    memory: Memory | None = None,
 ) -> DeviceJudgement:
     """Judge one device.
 
@@ -94,11 +96,12 @@ def judge_device(
         index: Place of the device in the bundle.
         require_ocsp: Whether a certificate without a response fails; else it is listed as unchecked. A response that
             is there is judged either way.
+        memory: Remembers what does not depend on time; without it every signature is verified.
 
     Returns:
         Claims if every check passed, and the checks.
     """
-    judge = _Judge(nonce, roots, rims, Revocation(ocsp, now, require_ocsp), now)
+    judge = _Judge(nonce, roots, rims, Revocation(ocsp, now, require_ocsp, memory), now, memory)
     try:
         shown = DeviceEvidence.parse(evidence)
         report = parse_report(shown.report)
@@ -117,6 +120,7 @@ class _Judge:
     rims: Mapping[str, bytes]
     revocation: Revocation
     now: float
+    memory: Memory | None
     checks: list[Check] = field(default_factory=list)
     expires: list[float] = field(default_factory=lambda: [math.inf])
 
@@ -141,7 +145,7 @@ class _Judge:
 
     def _chain(self, shown: DeviceEvidence) -> Path | None:
         try:
-            path = verify_path(load_pem(shown.chain), self.roots.device, self.now)
+            path = verify_path(load_pem(shown.chain), self.roots.device, self.now, self.memory)
         except EvidenceError as error:
             self.fail("gpu certificate chain", error, _CHAIN)
             return None
@@ -267,7 +271,7 @@ class _Judge:
             self.checks.append(Check(check, False, "none", expected, hint, why=_WHY["gpu manifest"]))
             return None
         try:
-            manifest = rim.read_rim(data, self.roots.rim, self.now)
+            manifest = rim.read_rim(data, self.roots.rim, self.now, self.memory)
         except EvidenceError as error:
             self.fail(check, error, expected, _WHY["gpu manifest"])
             return None

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from attestation.gpu.memory import Memory
+
 MAX_RESPONSE: Final = 16 * 1024
 SKEW: Final = timedelta(minutes=5)
 """How far a responder's clock may be ahead of the verifier's."""
@@ -128,7 +130,13 @@ def asked(
 
 
 def check_response(
-    der: bytes, certificate: x509.Certificate, issuer: x509.Certificate, now: float, *, nonce: bytes | None = None
+    der: bytes,
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    now: float,
+    *,
+    nonce: bytes | None = None,
+    memory: Memory | None = None,
 ) -> OcspAnswer:
     """Read a response and believe it, or not.
 
@@ -138,6 +146,7 @@ def check_response(
         issuer: The certificate above it, itself verified.
         now: Unix time.
         nonce: What the request carried, if anything.
+        memory: Remembers signatures; without it every one is verified.
 
     Raises:
         EvidenceError: It cannot be read, speaks of another certificate, is outside its dates or signed by nobody who
@@ -157,7 +166,7 @@ def check_response(
         if len(singles) != 1:
             raise EvidenceError(f"OCSP response about {len(singles)} certificates, expected one")
         _check_subject(singles[0], certificate, issuer)
-        _check_signer(response, issuer, moment)
+        _check_signer(response, issuer, moment, memory)
         expires = _check_dates(singles[0], moment)
         if nonce is not None:
             seen = response.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
@@ -210,7 +219,9 @@ def _check_subject(single: ocsp.OCSPSingleResponse, certificate: x509.Certificat
         )
 
 
-def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, moment: datetime) -> None:
+def _check_signer(
+    response: ocsp.OCSPResponse, issuer: x509.Certificate, moment: datetime, memory: Memory | None
+) -> None:
     signer = issuer
     if response.certificates:
         signer = response.certificates[0]
@@ -220,18 +231,25 @@ def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, moment:
                 raise EvidenceError(
                     f"OCSP response is signed by {name_of(signer.subject)}, which no authority allowed to answer"
                 )
-            check_issued(signer, issuer)
+            check_issued(signer, issuer, memory)
     check_dates(signer, moment)
     key, algorithm = signer.public_key(), response.signature_hash_algorithm
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(algorithm, hashes.SHA256 | hashes.SHA384):
         raise EvidenceError("OCSP response is not signed by an elliptic-curve key over SHA-256 or SHA-384")
-    try:
-        key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
-    except InvalidSignature:
+
+    def verify() -> bool:
+        try:
+            key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
+        except InvalidSignature:
+            return False
+        return True
+
+    over = (b"answered", fingerprint(signer), algorithm.name.encode(), response.tbs_response_bytes, response.signature)
+    if not (verify() if memory is None else memory.holds(verify, *over)):
         raise EvidenceError(
             f"OCSP response has a signature that the key of {name_of(signer.subject)} did not make",
             hint="the response was altered, or another responder made it",
-        ) from None
+        )
 
 
 def _check_dates(single: ocsp.OCSPSingleResponse, moment: datetime) -> float:

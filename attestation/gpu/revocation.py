@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from attestation.gpu.chain import Path
+    from attestation.gpu.memory import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,13 @@ class Revocation:
         responses: DER by SHA-256 of the certificate.
         now: Unix time.
         required: Whether a certificate without a response fails.
+        memory: Remembers signatures; without it every one is verified.
     """
 
     responses: Mapping[bytes, bytes] = field(repr=False)
     now: float
     required: bool
+    memory: Memory | None = field(default=None, repr=False)
 
     def check(self, path: Path, *, device: bool) -> Standing:
         """Look at every certificate of a chain that a responder knows."""
@@ -78,7 +81,7 @@ class Revocation:
                 missing.append(name)
                 continue
             try:
-                answer = check_response(response, certificate, issuer, self.now)
+                answer = check_response(response, certificate, issuer, self.now, memory=self.memory)
             except EvidenceError as error:
                 problem, hint = problem or f"{name}: {error.message}", hint or error.hint
                 continue

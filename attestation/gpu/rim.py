@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from attestation.errors import EvidenceError
+from attestation.gpu.chain import check_path_dates
 from attestation.gpu.rim_xml import NS_SHA384, NS_SWID, signed_tag
 from attestation.gpu.spdm import Opaque, SpdmReport, parse_report
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
     from attestation.gpu.chain import Path
+    from attestation.gpu.memory import Memory
 
 DIGEST_SIZE: Final = 48
 MAX_ALTERNATIVES: Final = 64
@@ -56,18 +58,27 @@ class Manifest:
     path: Path
 
 
-def read_rim(data: bytes, roots: tuple[bytes, ...], now: float) -> Manifest:
+def read_rim(data: bytes, roots: tuple[bytes, ...], now: float, memory: Memory | None = None) -> Manifest:
     """Verify a manifest and read it.
 
     Args:
         data: The XML document.
         roots: Roots of manifests, DER.
         now: Unix time at which the signer's certificates have to be valid.
+        memory: Remembers manifests; without it every one is verified and read.
 
     Raises:
         EvidenceError: It is no manifest, is not signed under a root, or says something twice or not at all.
     """
-    tag, path = signed_tag(data, roots, now)
+    if memory is None:
+        return _read(data, roots, now, None)
+    manifest = memory.manifest(lambda: _read(data, roots, now, memory), data, *roots)
+    check_path_dates(manifest.path.certificates, now)
+    return manifest
+
+
+def _read(data: bytes, roots: tuple[bytes, ...], now: float, memory: Memory | None) -> Manifest:
+    tag, path = signed_tag(data, roots, now, memory)
     meta = _only(tag, "Meta")
     return Manifest(
         version=_attribute(meta, "colloquialVersion"),

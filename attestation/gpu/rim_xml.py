@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
     from attestation.gpu.chain import Path
+    from attestation.gpu.memory import Memory
 
 NS_SWID: Final = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 NS_SHA384: Final = "http://www.w3.org/2001/04/xmlenc#sha384"
@@ -35,13 +36,16 @@ _FORBIDDEN: Final = re.compile(rb"<!DOCTYPE|<!ENTITY|<\?xml-stylesheet|\0", re.I
 _PEM_LINES: Final = re.compile(r"-----(?:BEGIN|END) CERTIFICATE-----")
 
 
-def signed_tag(data: bytes, roots: tuple[bytes, ...], now: float) -> tuple[_Element, Path]:
+def signed_tag(
+    data: bytes, roots: tuple[bytes, ...], now: float, memory: Memory | None = None
+) -> tuple[_Element, Path]:
     """Verify a signed SWID tag.
 
     Args:
         data: The document.
         roots: Roots of signers, DER.
         now: Unix time at which the signer's certificates have to be valid.
+        memory: Remembers signatures of certificates; without it every one is verified.
 
     Returns:
         The tag as it was signed, and its signer's chain.
@@ -51,7 +55,7 @@ def signed_tag(data: bytes, roots: tuple[bytes, ...], now: float) -> tuple[_Elem
     """
     tag = parse_tag(data)
     certificates = certificates_of(tag)
-    path = verify_path(certificates, roots, now)
+    path = verify_path(certificates, roots, now, memory)
     return _verified(tag, path, now), path
 
 
