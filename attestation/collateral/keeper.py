@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_MINUTE: Final = 60.0
 _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
 MAX_AGES: Final[Mapping[str, float]] = {
@@ -84,6 +86,8 @@ class Keeper:
             when it came.
         limit: Number of pieces in memory.
         max_asked: Number of questions under way.
+        per_minute: Number of questions of a kind in a minute: a flood of evidence with a new identity in each
+            must not use up what a service allows us.
         clock: Unix time.
         observer: Told of what happens.
     """
@@ -97,6 +101,7 @@ class Keeper:
         retry: float = 30.0,
         limit: int = 256,
         max_asked: int = 64,
+        per_minute: int = 240,
         clock: Callable[[], float] = time.time,
         observer: Observer | None = None,
     ) -> None:
@@ -105,6 +110,8 @@ class Keeper:
         self._dates = dates
         self._retry = retry
         self._max_asked = max_asked
+        self._per_minute = per_minute
+        self._recent: dict[str, deque[float]] = {}
         self._clock = clock
         self._observe = observer or _nobody
         self._kept: BoundedCache[Entry] = BoundedCache(limit)
@@ -170,9 +177,23 @@ class Keeper:
                 raise CollateralError(
                     f"{len(self._asked)} pieces of collateral are being fetched", hint="try again later"
                 )
+            self._count(wanted.kind)
             asked = asyncio.get_running_loop().create_task(self._fetch(wanted, fetch, kept))
             self._asked[wanted.key] = asked
         return asked
+
+    def _count(self, kind: str) -> None:
+        """Note a question; raises ``CollateralError`` where there were too many in the last minute."""
+        now = self._clock()
+        recent = self._recent.setdefault(kind, deque())
+        while recent and not 0 <= now - recent[0] < _MINUTE:
+            recent.popleft()
+        if len(recent) >= self._per_minute:
+            raise CollateralError(
+                f"{kind} collateral was asked for {len(recent)} times within a minute",
+                hint="somebody shows much evidence of machines that are not known yet; try again later",
+            )
+        recent.append(now)
 
     async def _fetch(self, wanted: Wanted, fetch: Callable[[], Awaitable[bytes]], kept: Entry | None) -> Entry:
         self._observe(wanted, "asked")

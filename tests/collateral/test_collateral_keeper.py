@@ -201,6 +201,25 @@ async def test_questions_are_shared_bounded_and_survive_those_who_leave() -> Non
     assert asked == 2
 
 
+async def test_a_flood_of_new_identities_does_not_use_up_the_service() -> None:
+    """Control: what is known already is given out all the same, and other kinds are asked for."""
+    world = World()
+    keeper = Keeper(dates=dates, per_minute=5, clock=lambda: world.now)
+    known = world.says(NOW, NOW + DAY)
+    await keeper.get(world.wanted("snp-vcek", "known"))
+    for number in range(4):
+        await keeper.get(world.wanted("snp-vcek", str(number)))
+    for number in range(100):
+        with pytest.raises(CollateralError, match="5 times within a minute"):
+            await keeper.get(world.wanted("snp-vcek", f"flood {number}"))
+    assert world.asked == 5
+    assert await keeper.get(world.wanted("snp-vcek", "known")) == known
+    await keeper.get(world.wanted("snp-crl", "known"))
+    world.now += 60
+    await keeper.get(world.wanted("snp-vcek", "new"))
+    assert world.asked == 7
+
+
 async def test_kinds_and_identities_do_not_meet() -> None:
     keeper = Keeper(dates=lambda *_: Validity(NOW, NOW + DAY), clock=lambda: NOW)
 
