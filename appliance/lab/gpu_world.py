@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from appliance.lab.errors import LabError
 from appliance.lab.gpu_world_attack import ChainFault, DeviceFault, GpuAttack, Mode, ReportFault
+from appliance.lab.gpu_world_ocsp import asked_for
 from appliance.lab.gpu_world_pki import GB100, GH100, LS10, Chip, Device, new_key, pem
 from appliance.lab.gpu_world_report import (
     GPU_MEASUREMENTS,
@@ -25,7 +26,7 @@ from appliance.lab.gpu_world_report import (
     SwitchBoard,
     measured_values,
 )
-from appliance.lab.gpu_world_vendor import GpuVendor, asked_for
+from appliance.lab.gpu_world_vendor import GpuVendor
 from attestation.errors import CollectionError
 from attestation.gpu.evidence import DeviceEvidence
 from attestation.gpu.roots import GpuRoots

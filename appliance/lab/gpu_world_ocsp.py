@@ -21,6 +21,8 @@ from appliance.lab.gpu_world_attack import OcspFault
 from appliance.lab.gpu_world_pki import Authority, Valid, der, key_usage, name, new_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 LIFE = dt.timedelta(hours=24)
@@ -161,3 +163,23 @@ _STATUS = {
     OcspFault.ON_HOLD: (ocsp.OCSPCertStatus.REVOKED, x509.ReasonFlags.certificate_hold),
     OcspFault.UNKNOWN: (ocsp.OCSPCertStatus.UNKNOWN, None),
 }
+
+
+def asked_for(request: bytes, subjects: Iterable[Subject]) -> tuple[Subject | None, bytes | None]:
+    """What a request (DER) is about.
+
+    Returns:
+        The subject, ``None`` for a certificate of somebody else; and the request's nonce, if it has one.
+
+    Raises:
+        ValueError: Not a request.
+    """
+    asked = ocsp.load_der_ocsp_request(request)
+    nonces = [item.value.nonce for item in asked.extensions if isinstance(item.value, x509.OCSPNonce)]
+    named = (asked.serial_number, asked.issuer_key_hash, asked.issuer_name_hash)
+    for subject in subjects:
+        builder = ocsp.OCSPRequestBuilder()
+        same = builder.add_certificate(subject.certificate, subject.issuer.certificate, asked.hash_algorithm).build()
+        if (same.serial_number, same.issuer_key_hash, same.issuer_name_hash) == named:
+            return subject, next(iter(nonces), None)
+    return None, None

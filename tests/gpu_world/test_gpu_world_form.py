@@ -97,6 +97,7 @@ def test_manifests_are_signed_by_the_chain_they_carry(world: SyntheticGpus) -> N
         signature = document.find(f"{DSIG}Signature")
         assert signature is not None
         info, value = signature.find(f"{DSIG}SignedInfo"), signature.findtext(f"{DSIG}SignatureValue")
+        assert info is not None
         certificates = [
             x509.load_der_x509_certificate(base64.b64decode(item.text or ""))
             for item in signature.iter(f"{DSIG}X509Certificate")
@@ -112,7 +113,7 @@ def test_manifests_are_signed_by_the_chain_they_carry(world: SyntheticGpus) -> N
         document.remove(signature)
         digest = hashes.Hash(hashes.SHA384())
         digest.update(etree.tostring(document, method="c14n"))
-        claimed = info.findtext(f".//{DSIG}DigestValue") if info is not None else None
+        claimed = info.findtext(f".//{DSIG}DigestValue")
         assert base64.b64encode(digest.finalize()).decode() == claimed
 
 
