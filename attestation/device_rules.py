@@ -31,7 +31,10 @@ class StatedDevices:
         if subject.statement is None:
             return Finding(())
         stated = devices_of(subject.statement.engine)
-        shown = sum(device.kind == "gpu" for device in subject.devices or ())
+        if subject.devices is None:  # one of them failed, or this policy judges none: its own check says which
+            seen, reason = f"{stated} stated", "not checked: not every device was judged"
+            return Finding((Check("stated devices", True, seen, reason, checked=False, why=_WHY, group=WORKLOAD),))
+        shown = sum(device.kind == "gpu" for device in subject.devices)
         if not stated and not shown:
             return Finding(())
         check = Check(

@@ -105,6 +105,8 @@ class Judged:
         self, devices: Sequence[bytes], nonces: Callable[[int], bytes], references: References, now: float
     ) -> DeviceFinding:
         """Verify each."""
+        if not devices:
+            return DeviceFinding((), ())
         if self.roots is None:
             return DeviceFinding(None, tuple(_untrusted(index) for index in range(len(devices))))
         from attestation.gpu.judge import judge_device  # noqa: PLC0415 - loads XML signatures: machines without a GPU do not

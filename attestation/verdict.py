@@ -109,6 +109,8 @@ class Verdict:
         judged_at: Unix time as of which all of this holds.
         made_at: Unix time that fresh evidence states.
         anchored_at: Unix time since when a chain holds the evidence's digest, if that was looked up.
+        bundle_digest: SHA-256 of the bundle that a certificate names, ``None`` if it names none: what
+            :meth:`~attestation.verifier.Verifier.verify_bundle` takes as ``digest``.
     """
 
     accepted: bool
@@ -127,6 +129,7 @@ class Verdict:
     judged_at: float = math.nan
     made_at: float | None = None
     anchored_at: float | None = None
+    bundle_digest: bytes | None = None
 
     @property
     def tree(self) -> CheckGroup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -85,7 +86,8 @@ class Verifier:
             return self._refused(checks, now, certificate.public_key)
         report_data = claims.certificate_report_data(certificate.public_key)
         appraisal = await self._appraise_quote(certificate.quote, report_data, now)
-        return self._verdict(checks, appraisal, now, certificate.public_key, not_after=certificate.not_after)
+        verdict = self._verdict(checks, appraisal, now, certificate.public_key, not_after=certificate.not_after)
+        return replace(verdict, bundle_digest=certificate.bundle_digest)
 
     async def verify_bundle(
         self,
