@@ -71,19 +71,19 @@ class Machine:
     def tdx(self) -> SyntheticTdx:
         return self.platform.tdx
 
-    async def bundle(self, devices: Any = None) -> bytes:
+    async def bundle(self, devices: Any = None, *, shows: bool = True, engine: dict[str, Any] | None = None) -> bytes:
         async def staple(_: bytes, __: Sequence[bytes]) -> Staple:
             return Staple(rims=self.gpus.rims(), ocsp=self.gpus.ocsp())
 
         image = claims.image_hash(parse_quote(self.tdx.quote(bytes(64))).report.measurements)
-        statement = WorkloadStatement(image=image, measured_config=bytes(32))
+        statement = WorkloadStatement(image=image, measured_config=bytes(32), engine=engine or {})
         return await build_bundle(
             self.platform,
             self.identity,
             statement,
             NONCE,
             b"",
-            devices=devices or self.gpus,
+            devices=(devices or self.gpus) if shows else None,
             staple=staple,
             made_at=NOW,
         )
@@ -261,3 +261,16 @@ async def test_a_simulated_policy_without_their_root_trusts_no_gpus(machine: Cal
     verifier = Verifier(chosen, StaticCollateral(one.tdx.collateral_json()), clock=lambda: NOW)
     verdict = await verifier.verify_bundle(await one.bundle(), nonce=NONCE, public_key=one.identity.public_key)
     assert {check.name for check in verdict.failed} == {"gpu evidence"}
+
+
+@pytest.mark.parametrize(("shows", "computes", "holds"), [(True, 2, True), (True, 3, False), (False, 2, False)])
+async def test_a_machine_that_hides_its_gpus_is_refused(
+    machine: Callable[..., Any], *, shows: bool, computes: int, holds: bool
+) -> None:
+    """The statement says on how many GPUs the engine computes: as many have to be shown, with no rule about a count."""
+    one = await machine()
+    bundle = await one.bundle(shows=shows, engine={"device": "cuda", "tensor_parallel": computes})
+    chosen = policy.for_name("simulated", simulated_roots=(one.tdx.root_der,), gpu_roots=one.gpus.roots())
+    verifier = Verifier(chosen, StaticCollateral(one.tdx.collateral_json()), clock=lambda: NOW)
+    verdict = await verifier.verify_bundle(bundle, nonce=NONCE, public_key=one.identity.public_key)
+    assert failed(verdict) == (set() if holds else {"stated devices"})
