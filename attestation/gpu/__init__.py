@@ -4,5 +4,71 @@ Evidence: :mod:`~attestation.gpu.evidence` in a bundle, :mod:`~attestation.gpu.s
 :mod:`~attestation.gpu.chain` and :mod:`~attestation.gpu.fwid` its certificates. References:
 :mod:`~attestation.gpu.rim` (manifests), :mod:`~attestation.gpu.ocsp` (revocation), :mod:`~attestation.gpu.roots`.
 Judgement: :mod:`~attestation.gpu.judge` of one device, :mod:`~attestation.gpu.rules` of a set. In the guest:
-:mod:`~attestation.gpu.nvml`.
+:mod:`~attestation.gpu.nvml` asks the driver, :mod:`~attestation.gpu.own` judges before anything runs. Names below are
+loaded when they are first asked for.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attestation.gpu.claims import GpuClaims, MultiGpu
+    from attestation.gpu.evidence import DeviceEvidence
+    from attestation.gpu.judge import DeviceJudgement, judge_device
+    from attestation.gpu.memory import Memory
+    from attestation.gpu.nvml import Inventory, NvmlCollector, inventory
+    from attestation.gpu.own import judge_own
+    from attestation.gpu.rim import rim_ids
+    from attestation.gpu.roots import NVIDIA_ROOTS, GpuRoots
+    from attestation.gpu.rules import gpu_rules
+    from attestation.gpu.spdm import SpdmReport, parse_report
+
+__all__ = [
+    "NVIDIA_ROOTS",
+    "DeviceEvidence",
+    "DeviceJudgement",
+    "GpuClaims",
+    "GpuRoots",
+    "Inventory",
+    "Memory",
+    "MultiGpu",
+    "NvmlCollector",
+    "SpdmReport",
+    "gpu_rules",
+    "inventory",
+    "judge_device",
+    "judge_own",
+    "parse_report",
+    "rim_ids",
+]
+
+_HOMES = {
+    "NVIDIA_ROOTS": "roots",
+    "DeviceEvidence": "evidence",
+    "DeviceJudgement": "judge",
+    "GpuClaims": "claims",
+    "GpuRoots": "roots",
+    "Inventory": "nvml",
+    "Memory": "memory",
+    "MultiGpu": "claims",
+    "NvmlCollector": "nvml",
+    "SpdmReport": "spdm",
+    "gpu_rules": "rules",
+    "inventory": "nvml",
+    "judge_device": "judge",
+    "judge_own": "own",
+    "parse_report": "spdm",
+    "rim_ids": "rim",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
