@@ -22,13 +22,15 @@ if TYPE_CHECKING:
         PolicyError,
         RefusedError,
     )
-    from attestation.evidence import Bundle, build_bundle, parse_bundle
+    from attestation.evidence import Bundle, DeviceCollector, build_bundle, parse_bundle
     from attestation.platforms import Platform, open_platform
     from attestation.policy import Policy
     from attestation.policy_file import load_policy
     from attestation.remote import verify_worker
+    from attestation.roots import Roots
+    from attestation.staple import Staple
     from attestation.tdx import TdxQuote, parse_quote
-    from attestation.verdict import Check, Verdict
+    from attestation.verdict import Check, CheckGroup, Verdict
     from attestation.verifier import Verifier
 
 __all__ = [
@@ -36,8 +38,10 @@ __all__ = [
     "Bundle",
     "CertificateError",
     "Check",
+    "CheckGroup",
     "CollateralError",
     "CollectionError",
+    "DeviceCollector",
     "EvidenceError",
     "EvidenceMaker",
     "HandshakeError",
@@ -45,6 +49,8 @@ __all__ = [
     "Policy",
     "PolicyError",
     "RefusedError",
+    "Roots",
+    "Staple",
     "TdxQuote",
     "Verdict",
     "Verifier",
@@ -60,9 +66,13 @@ __all__ = [
 _HOMES = {
     "Bundle": "evidence",
     "Check": "verdict",
+    "CheckGroup": "verdict",
+    "DeviceCollector": "evidence",
     "EvidenceMaker": "batch",
     "Platform": "platforms",
     "Policy": "policy",
+    "Roots": "roots",
+    "Staple": "staple",
     "TdxQuote": "tdx",
     "Verdict": "verdict",
     "Verifier": "verifier",
@@ -81,3 +91,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

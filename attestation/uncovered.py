@@ -58,7 +58,7 @@ def _beside(subject: Subject, checks: Sequence[Check]) -> Iterator[Check]:
         yield _left_out("event log", seen, why, "event log")
     if subject.devices and not any(_of_devices(check) for check in checks):
         why = "a genuine device may have an old driver, another number of neighbours or its debugging mode on"
-        yield _left_out("gpu policy", f"{len(subject.devices)} devices that verify", why, "gpu")
+        yield _left_out("gpu policy", f"{len(subject.devices)} devices that verify", why, "gpus")
     open_fields = [name for name in _STATED if not _named(checks, f"statement {name}")]
     if open_fields:
         why = "the statement is the machine's own word: true if the image is a good one, and maybe not what you want"
@@ -80,7 +80,7 @@ def _of_image(check: Check) -> bool:
 
 def _of_devices(check: Check) -> bool:
     """Whether a rule about all devices said it; what was found out about one stands in that one's group."""
-    return check.group == "gpu" or (check.name.startswith("gpu") and not check.group.startswith("gpu "))
+    return check.group in {"gpu", "gpus"}
 
 
 def _left_out(name: str, seen: str, why: str, group: str) -> Check:

@@ -29,6 +29,7 @@ _TITLES = {
     "platform": "The machine",
     "event log": "What the machine started, step by step",
     "workload": "What the machine says it runs",
+    "gpus": "The GPUs together",
 }
 
 

@@ -48,7 +48,7 @@ async def test_one_bundle_proves_processor_log_and_gpus_offline(machine: Machine
     assert len({device.device_id for device in verdict.devices}) == 2
     assert (verdict.judged_at, verdict.made_at, verdict.anchored_at) == (NOW, MADE, None)
     groups = [item.name for item in verdict.tree.checks if isinstance(item, CheckGroup)]
-    assert groups == ["bundle", "collateral", "platform", "gpu 0", "gpu 1", "workload", "event log", "gpu"]
+    assert groups == ["bundle", "collateral", "platform", "gpu 0", "gpu 1", "workload", "event log", "gpus"]
     assert all(check.group for check in verdict.checks), "every check has its place in the tree"
     assert verdict.tree.passed
 

