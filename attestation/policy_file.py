@@ -96,7 +96,7 @@ def parse_policy(data: bytes, name: str = "policy", *, form: str = "toml") -> Po
     if base is not None:
         if not isinstance(base, str) or base not in BUILTIN:
             raise PolicyError(f"{name}: extends: {base!r} is not built in", hint=f"known: {', '.join(sorted(BUILTIN))}")
-        value = _over(BUILTIN[base], value)
+        value = _extended(BUILTIN[base], value)
     return _check(value, name)
 
 
@@ -121,21 +121,28 @@ def _key(location: tuple[int | str, ...]) -> str:
     return text or "policy"
 
 
+def _extended(base: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """A document over a built-in one: what it states is demanded, what it does not need is not."""
+    merged = _over(base, value)
+    stated = set(value)
+    if any(isinstance(value.get(name), dict) and "machines" in value[name] for name in ("tdx", "snp", "gcp", "tpm")):
+        stated.add("machines")
+    left_out = value.get("not_needed")
+    own = left_out if isinstance(left_out, dict) else {}
+    for section in set(own) - stated:
+        merged.pop(section, None)
+    if isinstance(base.get("not_needed"), dict):
+        inherited = {name: why for name, why in base["not_needed"].items() if name not in stated}
+        merged["not_needed"] = {**inherited, **own} if isinstance(left_out, dict | None) else left_out
+    return merged
+
+
 def _over(base: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of ``value`` over those of ``base``, table by table; what is not needed is not inherited as a demand."""
+    """The keys of ``value`` over those of ``base``, table by table."""
     merged = dict(base)
     for key, item in value.items():
         under = merged.get(key)
         merged[key] = _over(under, item) if isinstance(under, dict) and isinstance(item, dict) else item
-    left_out = value.get("not_needed")
-    if isinstance(left_out, dict):
-        for section in left_out:
-            if section not in value:
-                merged.pop(section, None)
-    stated = merged.get("not_needed")
-    if isinstance(stated, dict) and base.get("not_needed"):
-        inherited = {key: reason for key, reason in stated.items() if key in (left_out or {}) or key not in value}
-        merged["not_needed"] = inherited
     return merged
 
 

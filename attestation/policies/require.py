@@ -94,9 +94,8 @@ def _words(text: str) -> list[str]:
     while position < len(stripped):
         match = _WORD.match(stripped, position)
         if match is None:
-            raise PolicyError(
-                f"require {text!r} has {stripped[position:][:20]!r} where a name, 'and', 'or' or a parenthesis belongs"
-            )
+            seen = stripped[position:].lstrip()[:20]
+            raise PolicyError(f"require {text!r} has {seen!r}, expected a name, 'and', 'or' or a parenthesis")
         words.append(match[1])
         position = match.end()
     if len(words) > MAX_WORDS:
