@@ -13,7 +13,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 from cryptography.x509 import ocsp
@@ -22,6 +22,9 @@ from attestation.collateral.errors import MalformedAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+CLOCK_SKEW_S: Final = 300.0
+"""Difference of clocks, in seconds, from which on dates begin to fail."""
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]{1,20000}?)-----END CERTIFICATE-----")
 _XML_CERTIFICATE = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?X509Certificate>([^<]{1,20000})</")

@@ -57,6 +57,7 @@ class DiskCache:
         self._max_files = max_files
         self._clock = clock
         self._numbers = itertools.count()
+        self._failed = False  # whether that was said already: a program without rights here would say it for ever
 
     def read(self, kind: str, identity: str) -> Entry | None:
         """The piece; None where there is none, or only a damaged one, which is removed."""
@@ -82,7 +83,9 @@ class DiskCache:
                 unfinished.unlink(missing_ok=True)
             self._evict()
         except OSError as error:
-            log.warning("collateral not kept", directory=str(self.directory), reason=error.strerror or "?")
+            if not self._failed:
+                log.warning("collateral not kept", directory=str(self.directory), reason=error.strerror or "?")
+            self._failed = True
 
     def entries(self) -> Iterator[Entry]:
         """Every piece that can be read, in no order."""

@@ -99,7 +99,7 @@ class Exchange:
         address: Of whom.
         proxy: Through whom.
         silence: Seconds without a byte after which the connection is given up.
-        tls: Settings for ``https``; None takes the system's authorities.
+        tls: Settings for ``https``; needed for it alone.
     """
 
     def __init__(
@@ -163,8 +163,7 @@ class Exchange:
         if address.scheme == "http":
             connection = http.client.HTTPConnection(via.host, via.port, timeout=self._silence)
             return (self._question.url if proxy else address.target), connection
-        context = self._tls or ssl.create_default_context()
-        connection = http.client.HTTPSConnection(via.host, via.port, timeout=self._silence, context=context)
+        connection = http.client.HTTPSConnection(via.host, via.port, timeout=self._silence, context=self._tls)
         if proxy is not None:
             headers = {"Proxy-Authorization": proxy.credentials} if proxy.credentials else {}
             connection.set_tunnel(address.host, address.port, headers)

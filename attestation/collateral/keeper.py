@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from attestation.collateral.dates import validity
+from attestation.collateral.dates import CLOCK_SKEW_S, validity
 from attestation.collateral.entry import MAX_SOURCE, Entry
 from attestation.errors import CollateralError
 from attestation.lru import BoundedCache
@@ -207,6 +207,9 @@ class Keeper:
         finally:
             del self._asked[wanted.key]
         now = self._clock()
+        if dates.issued > now + CLOCK_SKEW_S:
+            ahead = round(dates.issued - now)
+            log.warning("collateral is from the future: compare the clocks", kind=wanted.kind, ahead_by_s=ahead)
         entry = Entry(
             kind=wanted.kind,
             identity=wanted.identity,

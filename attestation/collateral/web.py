@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import random
+import ssl
 import time
 import urllib.parse
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from attestation.collateral.dates import CLOCK_SKEW_S
 from attestation.collateral.errors import (
     NotServedError,
     ServiceRefusedError,
@@ -27,7 +29,6 @@ from attestation.collateral.exchange import Address, Exchange, Question, Reply
 from attestation.collateral.proxy import Proxies
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from attestation.errors import CollateralError
@@ -36,8 +37,6 @@ log = structlog.get_logger(__name__)
 
 BUSY: Final = frozenset({429, 502, 503, 504})
 """Statuses after which the same question may be answered."""
-CLOCK_SKEW_S: Final = 300.0
-"""Difference between a service's clock and ours, in seconds, from which on certificates begin to look out of date."""
 _PER_SERVICE = 4
 
 
@@ -67,7 +66,7 @@ class WebClient:
     Attributes:
         proxies: Which proxy leads where.
         patience: How long and how often.
-        tls: Settings for ``https``; None takes the system's authorities.
+        tls: Settings for ``https``; None takes the system's authorities when they are first needed.
         sleep: Waits between attempts.
         clock: Unix time.
         skew: By how many seconds the last service's clock was ahead of ours; None until one said.
@@ -124,6 +123,8 @@ class WebClient:
 
     async def _once(self, question: Question, address: Address) -> Reply:
         proxy = self.proxies.route(address.scheme, address.host, address.port)
+        if address.scheme == "https" and self.tls is None:
+            self.tls = await asyncio.to_thread(ssl.create_default_context)  # reads all authorities: once
         exchange = Exchange(question, address, proxy, self.patience.silence, self.tls)
         try:
             return await asyncio.to_thread(exchange.run)

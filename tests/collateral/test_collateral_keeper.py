@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from collateral_support import DAY, HOUR, NOW
+from structlog.testing import capture_logs
 
 from attestation.collateral.dates import Validity
 from attestation.collateral.disk import DiskCache
@@ -218,6 +219,32 @@ async def test_a_flood_of_new_identities_does_not_use_up_the_service() -> None:
     world.now += 60
     await keeper.get(world.wanted("snp-vcek", "new"))
     assert world.asked == 7
+
+
+async def test_what_comes_from_the_future_is_told_since_it_is_mostly_our_clock() -> None:
+    world = World()
+    world.says(NOW + HOUR, NOW + DAY)
+    with capture_logs() as logs:
+        await world.keeper().get(world.wanted())
+    assert logs == [
+        {
+            "event": "collateral is from the future: compare the clocks",
+            "log_level": "warning",
+            "kind": "ocsp",
+            "ahead_by_s": 3600,
+        }
+    ]
+
+
+async def test_a_disk_that_takes_nothing_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    world = World()
+    keeper = world.keeper(DiskCache(tmp_path / "file"))
+    world.says(NOW, NOW + DAY)
+    with capture_logs() as logs:
+        for identity in "abc":
+            assert await keeper.get(world.wanted(identity=identity)) == world.answer
+    assert [entry["event"] for entry in logs] == ["collateral not kept"]
 
 
 async def test_kinds_and_identities_do_not_meet() -> None:

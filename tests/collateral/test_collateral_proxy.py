@@ -114,7 +114,7 @@ def through(proxy: LocalService) -> WebClient:
         "HTTP_PROXY": f"http://me:secret@127.0.0.1:{proxy.port}",
         "HTTPS_PROXY": f"http://me:secret@127.0.0.1:{proxy.port}",
     }
-    return WebClient(Proxies(environment=environment), Patience(silence=5, deadline=10))
+    return WebClient(Proxies(environment=environment), Patience(silence=20, deadline=30))
 
 
 async def test_a_plain_question_goes_through_a_real_proxy() -> None:
