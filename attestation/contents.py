@@ -111,7 +111,7 @@ def _quote(raw: bytes) -> dict[str, Plain]:
 
 def _snp(raw: bytes) -> dict[str, Plain]:
     from attestation.snp.evidence import SnpEvidence  # noqa: PLC0415 - a bundle of another machine loads none of it
-    from attestation.snp.report import parse_report  # noqa: PLC0415
+    from attestation.snp.report import parse_report  # noqa: PLC0415 - as above
 
     report = parse_report(SnpEvidence.parse(raw).report)
     return {

@@ -42,8 +42,8 @@ def own_image(evidence: bytes) -> bytes:
 
 def _snp(evidence: bytes) -> bytes:
     from attestation.snp.evidence import SnpEvidence  # noqa: PLC0415 - another machine loads none of it
-    from attestation.snp.reader import PLATFORM  # noqa: PLC0415
-    from attestation.snp.report import parse_report  # noqa: PLC0415
+    from attestation.snp.reader import PLATFORM  # noqa: PLC0415 - as above
+    from attestation.snp.report import parse_report  # noqa: PLC0415 - as above
 
     report = parse_report(SnpEvidence.parse(evidence).report)
     values = {"measurement": report.measurement, "host_data": report.host_data}
@@ -52,9 +52,9 @@ def _snp(evidence: bytes) -> bytes:
 
 def _azure(evidence: bytes) -> bytes:
     from attestation.azure import references as azure  # noqa: PLC0415 - as above
-    from attestation.azure.evidence import parse_azure  # noqa: PLC0415
-    from attestation.azure.hcl import parse_hcl  # noqa: PLC0415
-    from attestation.snp.report import parse_report  # noqa: PLC0415
+    from attestation.azure.evidence import parse_azure  # noqa: PLC0415 - as above
+    from attestation.azure.hcl import parse_hcl  # noqa: PLC0415 - as above
+    from attestation.snp.report import parse_report  # noqa: PLC0415 - as above
 
     shown = parse_azure(evidence)
     measurement = parse_report(parse_hcl(shown.report).hardware).measurement
@@ -63,7 +63,7 @@ def _azure(evidence: bytes) -> bytes:
 
 def _gcp(evidence: bytes) -> bytes:
     from attestation.gcp import references as gcp  # noqa: PLC0415 - as above
-    from attestation.gcp.evidence import parse_gcp  # noqa: PLC0415
+    from attestation.gcp.evidence import parse_gcp  # noqa: PLC0415 - as above
 
     shown = parse_gcp(evidence)
     tdx = None if shown.tdx is None else claims.image_hash(parse_quote(shown.tdx).report.measurements)

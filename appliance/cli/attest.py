@@ -85,9 +85,9 @@ def anchor(
 ) -> None:
     """Put the bundle's SHA-256 on chain: from then on nobody can have made it later."""
     from appliance.chain.anchors import anchor_message, anchor_text  # noqa: PLC0415 - only this needs a chain library
-    from appliance.chain.boc import encode_boc  # noqa: PLC0415
-    from appliance.chain.owner_wallet import owner_wallet_state  # noqa: PLC0415
-    from appliance.keys import read_key  # noqa: PLC0415
+    from appliance.chain.boc import encode_boc  # noqa: PLC0415 - as above
+    from appliance.chain.owner_wallet import owner_wallet_state  # noqa: PLC0415 - as above
+    from appliance.keys import read_key  # noqa: PLC0415 - as above
 
     output = Output(as_json=as_json)
     data = read_file(file)
@@ -139,8 +139,8 @@ def policy_show(name: Annotated[str, typer.Argument(help="A built-in policy.")])
 
 async def _send(message: Any, key: Path, network: Path) -> Transaction:
     from appliance.chain.owner_wallet import OwnerWallet  # noqa: PLC0415 - as above
-    from appliance.cli.network import open_network  # noqa: PLC0415
-    from appliance.keys import read_key  # noqa: PLC0415
+    from appliance.cli.network import open_network  # noqa: PLC0415 - as above
+    from appliance.keys import read_key  # noqa: PLC0415 - as above
 
     async with open_network(network) as (chain, _):
         return await OwnerWallet(chain, read_key(key)).transfer([message])

@@ -91,7 +91,7 @@ def _opened(name: str, quote_source: str | None, why: str) -> Platform:
 
 async def _as_guest(nonce: bytes) -> bytes:
     from appliance.boot.evidence import Prover  # noqa: PLC0415 - a guest alone has what this loads
-    from appliance.boot.system import System  # noqa: PLC0415
+    from appliance.boot.system import System  # noqa: PLC0415 - as above
 
     prover = await Prover.open(System(), Ed25519PrivateKey.generate())
     if prover is None:

@@ -114,7 +114,7 @@ def snp_section(section: Snp, *, id_keys: frozenset[bytes] | None = None) -> tup
         id_keys: Keys of which one has to have signed the ID block, instead of the section's.
     """
     from attestation.snp import machine_rules, rules  # noqa: PLC0415 - a policy of other machines loads none of it
-    from attestation.snp.tcb import Product  # noqa: PLC0415
+    from attestation.snp.tcb import Product  # noqa: PLC0415 - as above
 
     guest, host = section.guest_policy, section.platform_info
     demanded = id_keys is not None
@@ -140,7 +140,7 @@ def snp_section(section: Snp, *, id_keys: frozenset[bytes] | None = None) -> tup
 def azure_section(section: Azure, snp: Snp) -> tuple[Rule, ...]:
     """All rules of an Azure machine; ``snp`` is what is demanded of the processor's report."""
     from attestation.azure import rules as azure  # noqa: PLC0415 - as above
-    from attestation.azure.references import MICROSOFT_ID_KEYS  # noqa: PLC0415
+    from attestation.azure.references import MICROSOFT_ID_KEYS  # noqa: PLC0415 - as above
 
     keys = section.id_keys if section.id_keys is not None else snp.id_keys or MICROSOFT_ID_KEYS
     return azure.azure_rules(
@@ -167,7 +167,7 @@ def tpm_section(section: Tpm) -> tuple[Rule, ...]:
 def gpu_section(section: Gpu) -> tuple[Rule, ...]:
     """All rules of the machine's devices."""
     from attestation.gpu import rules as gpu  # noqa: PLC0415 - as above
-    from attestation.gpu.claims import MultiGpu  # noqa: PLC0415
+    from attestation.gpu.claims import MultiGpu  # noqa: PLC0415 - as above
 
     drivers, vbioses, switches = section.driver, section.vbios, section.switches
     return gpu.gpu_rules(
@@ -188,7 +188,7 @@ def stated_snp(section: Snp) -> tuple[Rule, ...]:
 def stated_azure(section: Azure) -> tuple[Rule, ...]:
     """The rules of the keys that an Azure section of a part states."""
     from attestation.azure.rules import OfParavisor  # noqa: PLC0415 - as above
-    from attestation.policies.platforms import Snp  # noqa: PLC0415
+    from attestation.policies.platforms import Snp  # noqa: PLC0415 - as above
 
     rules = list(_stated(azure_section(section, Snp()), section, _AZURE_KEYS))
     if section.id_keys is not None:
