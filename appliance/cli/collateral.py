@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from cryptography.x509 import ocsp
 
 from appliance.cli.collateral_wanted import Selection, fetch_selection
 from appliance.cli.options import JsonOption
@@ -81,7 +82,7 @@ def fetch(
         raise ConfigError("nothing to fetch is named", hint="name evidence, or --fmspc, --snp-report or --rim")
     settings = _settings(pcs, kds, rim_service, ocsp, root_crl, proxy)
     outcome = _fetch(selection, settings, DiskCache(_directory(cache)), output, again=again)
-    _tell(output, outcome.entries, "collateral")
+    _tell(output, outcome.entries, "found")
     output.result({"ok": not outcome.missing, **_described(outcome.entries), "missing": _missing(output, outcome)})
     raise typer.Exit(1 if outcome.missing else 0)
 
@@ -182,7 +183,7 @@ def _missing(output: Output, outcome: Outcome) -> list[dict[str, str]]:
 
 def _tell(output: Output, entries: Sequence[Entry], title: str) -> None:
     if not entries:
-        output.say(f"{title}: nothing is kept")
+        output.say(f"{title}: nothing is there")
         return
     output.table(title, _COLUMNS, (tuple(_row(entry).values()) for entry in entries))
 
@@ -194,6 +195,8 @@ def _described(entries: Sequence[Entry]) -> dict[str, Any]:
 def _row(entry: Entry) -> dict[str, str]:
     now = time.time()
     state = "ended" if entry.expires <= now else "not yet" if entry.issued > now else "holds"
+    if entry.kind == "ocsp" and (said := _status(entry.content)) != "good":
+        state = f"{state}: {said}"
     cells = (
         entry.kind,
         entry.identity,
@@ -204,6 +207,14 @@ def _row(entry: Entry) -> dict[str, str]:
         state,
     )
     return dict(zip(_COLUMNS, cells, strict=True))
+
+
+def _status(response: bytes) -> str:
+    """What a response says of its certificate; who signed it, a verifier looks at."""
+    try:
+        return ocsp.load_der_ocsp_response(response).certificate_status.name.lower()
+    except ValueError:
+        return "unreadable"
 
 
 def _sorted(entries: Iterable[Entry]) -> list[Entry]:

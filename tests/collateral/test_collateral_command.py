@@ -158,6 +158,19 @@ async def test_an_old_piece_is_used_and_said_so_while_the_service_is_down(
     assert result(await run("fetch", "--rim", name, *services(server), "--json"))["pieces"][0]["state"] == "holds"
 
 
+async def test_a_revoked_certificate_is_told_before_any_verdict(
+    server: CollateralServer, gpus: SyntheticGpus, cache: Path, tmp_path: Path
+) -> None:
+    """Control: without the fault each of them is good, and nothing is said."""
+    (tmp_path / "device").write_bytes((await gpus.collect(lambda _: bytes(32)))[0])
+    good = result(await run("fetch", tmp_path / "device", *services(server), "--json"))["pieces"]
+    assert {piece["state"] for piece in good} == {"holds"}
+    server.fail(Service.OCSP, Fault.REVOKED)
+    bad = result(await run("fetch", tmp_path / "device", *services(server), "--again", "--json"))["pieces"]
+    assert {piece["state"] for piece in bad if piece["kind"] == "ocsp"} == {"holds: revoked"}
+    assert cache.is_dir()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -187,4 +200,4 @@ def test_wrong_use_is_an_error_without_a_traceback(words: list[str], message: st
 async def test_nothing_is_kept_yet(cache: Path) -> None:
     answer = await run("show")
     assert answer.exit_code == 0
-    assert f"{cache}: nothing is kept" in answer.stdout.replace("\n", "")
+    assert f"{cache}: nothing is there" in answer.stdout.replace("\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,26 @@ async def test_one_text_means_a_service_a_file_a_bundle_or_the_makers(tmp_path: 
     bundle.write_bytes(b"\xa3junk")
     with pytest.raises(CollateralError, match="bundle of collateral cannot be read"):
         open_collateral(str(bundle))
+
+
+SURFACE = """
+    CachedCollateral CollateralSettings CollateralSource DiskCache Entry FileCollateral FirstOf Gathered KdsCollateral
+    Keeper MalformedAnswerError Missing NotServedError OcspService OcspSource OfflineBundle OfflineCollateral
+    PccsCollateral RimService RimSource ServiceRefusedError ServiceUnreachableError SnpCollateralSource Sources
+    StaticCollateral gather open_collateral open_source open_sources
+"""
+
+
+def test_the_names_of_the_package_are_these_and_what_types_see_is_what_runs() -> None:
+    assert sorted(attestation.collateral.__all__) == SURFACE.split()
+    source = Path(attestation.collateral.__file__).read_text()
+    seen = {
+        alias.name: (node.module or "").rpartition(".")[2]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("attestation.collateral.")
+        for alias in node.names
+    }
+    assert seen == attestation.collateral._HOMES
 
 
 def test_the_names_of_the_package_exist_and_an_unknown_one_is_none() -> None:
