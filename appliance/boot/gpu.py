@@ -159,7 +159,7 @@ def judge(found: Inventory, measured: MeasuredConfig) -> None:
     """Refuse GPUs whose mode lets the host look inside, except where the policy gives no assurance anyhow.
 
     Raises:
-        GpuError: Confidential computing is off or in debugging mode.
+        GpuError: Confidential computing is off or in debugging mode, or the GPUs would not stay initialised.
     """
     if measured.trust.development:
         return
@@ -174,6 +174,10 @@ def judge(found: Inventory, measured: MeasuredConfig) -> None:
             "the GPUs are in confidential-computing devtools mode, which lets the host look inside",
             hint="set the GPUs' CC mode to 'on' on the host and reset them",
         )
+    try:
+        nvml.require_persistence(found)
+    except AttestationError as error:
+        raise GpuError(error.message, hint=error.hint) from None
 
 
 async def attest(driver: Driver, config: GuestConfig, found: Inventory) -> None:

@@ -37,7 +37,8 @@ CRYPTO_HINT: Final = (
     "gcm and aesni_intel before the driver, then look at dmesg"
 )
 PERSISTENCE_HINT: Final = (
-    "start nvidia-persistenced with --uvm-persistence-mode: without it the session with the GPU ends with its last user"
+    "start nvidia-persistenced with --uvm-persistence-mode and reset the GPU: a confidential GPU can be initialised "
+    "once between two resets"
 )
 
 
@@ -121,7 +122,7 @@ class NvmlCollector:
 
         Raises:
             CollectionError: No driver or GPU, confidential computing off, devtools mode, a driver that is too old,
-                persistence off, switches, or a device that gives none; the hint says what to do.
+                switches, or a device that gives none; the hint says what to do.
         """
         return await asyncio.to_thread(collect_evidence, nonces)
 
@@ -158,11 +159,20 @@ def require_evidence(found: Inventory) -> None:
             "this driver interface does not have",
             hint="set the GPUs to single-GPU passthrough",
         )
+
+
+def require_persistence(found: Inventory) -> None:
+    """Refuse GPUs that the driver lets go with their last user, which ends the session that was attested.
+
+    Asked as root, where the persistence daemon runs: to others NVML may not tell.
+
+    Raises:
+        CollectionError: Names the GPUs.
+    """
     lost = [gpu.index for gpu in found.gpus if gpu.persistent is False]
     if lost:
         raise CollectionError(
-            f"persistence is off for GPU {', '.join(map(str, lost))}: a session that ends with its last user cannot be "
-            "attested",
+            f"persistence is off for GPU {', '.join(map(str, lost))}: its session ends with its last user",
             hint=PERSISTENCE_HINT,
         )
 
@@ -256,8 +266,11 @@ def _evidence(nvml: Any, gpu: Gpu, nonce: bytes) -> bytes:
     except nvml.NVMLError_FunctionNotFound:
         raise CollectionError("the driver gives no evidence: it is too old", hint=OLD_DRIVER_HINT) from None
     except nvml.NVMLError as error:
+        # A confidential GPU can be initialised once between two resets: without persistence the second user fails.
+        lost = gpu.persistent is False
         raise CollectionError(
-            f"GPU {gpu.index} ({gpu.name}) gives no evidence: {error}", hint=f"reset the GPU; {DMESG_HINT}"
+            f"GPU {gpu.index} ({gpu.name}) gives no evidence: {error}{', and persistence is off' if lost else ''}",
+            hint=PERSISTENCE_HINT if lost else f"reset the GPU; {DMESG_HINT}",
         ) from None
     try:
         return DeviceEvidence(

@@ -13,7 +13,7 @@ from appliance.lab.gpu_world import SyntheticGpus
 from attestation.errors import CollectionError
 from attestation.gpu.evidence import DeviceEvidence
 from attestation.gpu.judge import judge_device
-from attestation.gpu.nvml import NvmlCollector, collect_evidence, inventory, set_ready
+from attestation.gpu.nvml import NvmlCollector, collect_evidence, inventory, require_persistence, set_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,11 @@ def test_the_inventory_says_all_that_the_driver_knows(driver: Callable[..., Driv
         ({"missing": frozenset({STATE})}, "knows no confidential computing", "branch 535 or later"),
         ({"missing": frozenset({REPORT})}, "it is too old", "branch 535 or later"),
         ({"missing": frozenset({CERTIFICATE})}, "it is too old", "branch 535 or later"),
-        ({"persistent": 0}, "persistence is off for GPU 0", "nvidia-persistenced"),
+        (
+            {"persistent": 0, "failing": {REPORT: UNKNOWN}},
+            "Unknown Error, and persistence is off",
+            "nvidia-persistenced",
+        ),
         ({"count": 0}, "sees no GPU", "the kernel's cryptography"),
         ({"multi_gpu": 1, "cc": 0}, "protected PCIe mode", "single-GPU passthrough"),
         ({"failing": {REPORT: UNKNOWN}}, "GPU 0 .* gives no evidence: Unknown Error", "reset the GPU"),
@@ -120,6 +124,18 @@ def test_a_later_architecture_is_named(driver: Callable[..., DriverState]) -> No
         assert DeviceEvidence.parse(collect_evidence(nonce)[0]).architecture == name
     driver(failing={"nvmlDeviceGetArchitecture": NOT_SUPPORTED})
     assert DeviceEvidence.parse(collect_evidence(nonce)[0]).architecture == "unknown"
+
+
+def test_gpus_that_end_with_their_last_user_are_named(driver: Callable[..., DriverState]) -> None:
+    driver(count=2)
+    require_persistence(inventory())
+    driver(count=2, persistent=0)
+    with pytest.raises(CollectionError, match="persistence is off for GPU 0, 1") as caught:
+        require_persistence(inventory())
+    assert "nvidia-persistenced" in caught.value.hint
+    assert len(collect_evidence(nonce)) == 2
+    driver(failing={"nvmlDeviceGetPersistenceMode": NOT_SUPPORTED})
+    require_persistence(inventory())
 
 
 def test_a_nonce_of_another_length_asks_nobody(driver: Callable[..., DriverState]) -> None:

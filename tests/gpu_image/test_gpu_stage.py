@@ -251,8 +251,9 @@ async def test_a_development_policy_sets_them_ready_after_persistence(tmp_path: 
         (inventory(confidential=False), "mode is off"),
         (inventory(confidential=None), "knows no confidential computing"),
         (inventory(devtools=True), "devtools mode"),
+        (replace(inventory(), gpus=(replace(H100, persistent=False),)), "persistence is off for GPU 0"),
     ],
-    ids=["off", "unknown", "devtools"],
+    ids=["off", "unknown", "devtools", "persistence"],
 )
 async def test_a_mode_that_lets_the_host_look_inside_is_refused(found: Inventory, said: str, tmp_path: Path) -> None:
     with pytest.raises(GpuError, match=said):
