@@ -23,7 +23,6 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from attestation.errors import EvidenceError
@@ -259,11 +258,21 @@ def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Exte
 
 
 def _read(load: Callable[[bytes], x509.Certificate], data: bytes) -> x509.Certificate:
-    """Read all of a certificate that is looked at here: the library reads most of it only when it is asked for."""
+    return read_whole(lambda: load(data))
+
+
+def read_whole(load: Callable[[], x509.Certificate]) -> x509.Certificate:
+    """Read all of a certificate that is looked at here: the library reads most of it only when it is asked for.
+
+    What the library finds odd but readable (a country of three letters) it warns of; that is no reason here.
+
+    Raises:
+        EvidenceError: Something in it cannot be read.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        warnings.simplefilter("ignore")
         try:
-            certificate = load(data)
+            certificate = load()
             _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
             _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.serial_number)
         except LIBRARY_ERRORS as error:

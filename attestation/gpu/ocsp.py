@@ -31,6 +31,7 @@ from attestation.gpu.chain import (
     load_pem,
     moment_of,
     name_of,
+    read_whole,
     spki,
 )
 
@@ -224,7 +225,7 @@ def _check_signer(
 ) -> None:
     signer = issuer
     if response.certificates:
-        signer = response.certificates[0]
+        signer = read_whole(lambda: response.certificates[0])
         if signer != issuer:
             usages = extension_of(signer, x509.ExtendedKeyUsage)
             if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:

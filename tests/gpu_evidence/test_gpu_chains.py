@@ -382,6 +382,16 @@ def test_a_response_with_one_thing_wrong_is_not_believed(changed: dict[str, Any]
         check(response(**changed))
 
 
+def test_an_odd_name_of_a_responder_is_no_fault_of_the_verifier() -> None:
+    """The library warns of a country of three letters; bytes from outside must not become noise or a fault."""
+    good = response()
+    oid = bytes.fromhex("0603550403")  # common name
+    assert oid in good
+    odd = good.replace(oid, bytes.fromhex("0603550406"))
+    with pytest.raises(EvidenceError):
+        check(odd)
+
+
 def test_a_responders_clock_may_be_minutes_ahead() -> None:
     assert check(response(dates=(NOW + timedelta(minutes=4), NOW + DAY))).good
 
