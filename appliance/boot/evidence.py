@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from appliance.boot.system import System
-    from attestation.evidence import Stapling
+    from attestation.evidence import DeviceCollector, Stapling
     from attestation.platforms import Platform
 
 log = structlog.get_logger(__name__)
@@ -76,11 +76,13 @@ class Prover:
         identity = await Identity.create(platform, key=key)
         image = await _image(platform, identity, config)
         statement = REFUSED if config is None else describe(config, image)
+        staple, devices = await _devices(config)
         maker = EvidenceMaker(
             platform,
             identity,
             statement=lambda: replace(statement, image=image),
-            staple=_staple(config),
+            staple=staple,
+            devices=devices,
             min_interval=MIN_INTERVAL_S,
         )
         return cls(identity, maker)
@@ -107,13 +109,17 @@ class Prover:
         await self._maker.close()
 
 
-def _staple(config: WorkerConfig | None) -> Stapling | None:
-    """Finds the collateral of this machine's evidence; nothing where no configuration says whom to ask."""
+async def _devices(config: WorkerConfig | None) -> tuple[Stapling | None, DeviceCollector | None]:
+    """What finds collateral to staple, and what asks the GPUs; neither where no configuration says whom to ask."""
     if config is None:
-        return None
-    from appliance.assembly import collateral_sources  # noqa: PLC0415 - loads the chain's libraries: seconds of a start
+        return None, None
+    from appliance.assembly import (  # noqa: PLC0415 - loads the chain's libraries: seconds of a start
+        collateral_sources,
+        own_devices,
+    )
 
-    return stapling(collateral_sources(config.host))
+    devices = await own_devices(config.measured, config.host)
+    return stapling(collateral_sources(config.host, of_devices=devices is not None)), devices
 
 
 async def _image(platform: Platform, identity: Identity, config: WorkerConfig | None) -> bytes:

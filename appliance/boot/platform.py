@@ -71,7 +71,12 @@ def judge(found: Found, trust: TrustConfig) -> None:
     """
     fits = {
         "tdx": {"tdx"},
-        "simulated": ({"tpm"} if trust.tpm_roots else set()) | ({"tdx"} if trust.simulated_roots else set()),
+        "hardware": {"tdx", "snp", "azure", "gcp"},
+        "simulated": {
+            name
+            for name, roots in (("tpm", trust.tpm_roots), ("tdx", trust.simulated_roots), ("snp", trust.snp_roots))
+            if roots
+        },
     }.get(trust.policy)
     if fits is not None and found.name not in fits:
         raise StageError(

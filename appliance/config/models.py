@@ -68,16 +68,21 @@ class TpmReference(Model):
 class TrustConfig(Model):
     """What peers have to prove.
 
-    ``fake_tdx`` and ``any`` are for development only: ``development`` must be set, and a release refuses it.
-    ``simulated_roots`` (of TDX quotes) and ``tpm_roots`` (of TPM attestation keys) are DER certificates in base64, made
-    for a run; a verdict that rests on one gives no assurance. ``tpm_references`` limits TPM machines to these images.
-    ``quote_zero_padding`` takes quotes that are followed by zeros, as some machines of other networks send them.
+    ``tdx`` rests on Intel's root, ``hardware`` on that of any maker of processors; the others are for development only:
+    ``development`` must be set, and a release refuses it. ``simulated_roots`` (of TDX quotes), ``tpm_roots`` (of TPM
+    attestation keys), ``snp_roots`` (of SEV-SNP reports), ``gpu_roots`` and ``rim_roots`` (of GPUs and their reference
+    manifests) are DER certificates in base64, made for a run; a verdict that rests on one gives no assurance.
+    ``tpm_references`` limits TPM machines to these images. ``quote_zero_padding`` takes quotes that are followed by
+    zeros, as some machines of other networks send them.
     """
 
-    policy: Literal["tdx", "simulated", "fake_tdx", "any"]
+    policy: Literal["tdx", "hardware", "simulated", "fake_tdx", "any"]
     development: bool = False
     simulated_roots: tuple[Base64, ...] = ()
     tpm_roots: tuple[Base64, ...] = ()
+    snp_roots: tuple[Base64, ...] = ()
+    gpu_roots: tuple[Base64, ...] = ()
+    rim_roots: tuple[Base64, ...] = ()
     tpm_references: tuple[TpmReference, ...] = ()
     check_images: bool = True
     check_models: bool = True
@@ -86,11 +91,14 @@ class TrustConfig(Model):
 
     @model_validator(mode="after")
     def _development_only(self) -> TrustConfig:
-        if self.policy != "tdx" and not self.development:
+        if self.policy not in {"tdx", "hardware"} and not self.development:
             msg = f"policy {self.policy!r} proves nothing to a stranger and needs development = true"
             raise ValueError(msg)
-        if (self.policy == "simulated") != bool(self.simulated_roots or self.tpm_roots):
-            msg = "simulated_roots and tpm_roots belong to policy 'simulated', and that policy needs at least one"
+        if (self.policy == "simulated") != bool(self.simulated_roots or self.tpm_roots or self.snp_roots):
+            msg = "simulated_roots, tpm_roots and snp_roots belong to policy 'simulated', which needs at least one"
+            raise ValueError(msg)
+        if bool(self.gpu_roots) != bool(self.rim_roots) or (self.gpu_roots and self.policy != "simulated"):
+            msg = "gpu_roots and rim_roots belong together, and to policy 'simulated'"
             raise ValueError(msg)
         if self.tpm_references and not self.tpm_roots:
             msg = "tpm_references say what TPM machines measure, and no TPM machine is trusted without tpm_roots"
@@ -221,7 +229,7 @@ class HostConfig(Model):
     liteservers: Annotated[tuple[LiteserverConfig, ...], Field(min_length=1)]
     status: HostPort | None = None
     router: HostPort | None = None
-    platform: Literal["tdx", "simulated", "fake_tdx", "tpm", "none"] | None = None
+    platform: Literal["tdx", "snp", "azure", "gcp", "simulated", "fake_tdx", "tpm", "none"] | None = None
     quote_source: str | None = None
     attestation_ca: ServiceUrl | None = None
     collateral: str | None = None

@@ -21,7 +21,15 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance.accounting.worker_ledger import WorkerLedger
-from appliance.assembly import collateral_sources, open_chain, open_dialer, open_registry, open_verifier, own_platform
+from appliance.assembly import (
+    collateral_sources,
+    open_chain,
+    open_dialer,
+    open_registry,
+    open_verifier,
+    own_devices,
+    own_platform,
+)
 from appliance.chain import contracts
 from appliance.chain.addresses import Address
 from appliance.chain.errors import ChainError
@@ -208,7 +216,7 @@ class Program:
             max_active_requests=settings.max_active_requests,
         )
         pool = stack.enter_context(open_pool())
-        evidence = self._evidence(platform, identity, registry, settings)
+        evidence = await self._evidence(platform, identity, registry, settings)
         if host.attested is not None and evidence is not None:
             await attested.serve(stack, host.attested, self._key, identity, evidence)
         with self._stages.stage("links"):
@@ -268,7 +276,7 @@ class Program:
             self._image = verdict.image_hash
         return platform, identity, verifier
 
-    def _evidence(
+    async def _evidence(
         self, platform: Platform | None, identity: Identity, registry: Registry, settings: EngineConfig
     ) -> Callable[[bytes], Awaitable[bytes]] | None:
         if platform is None:
@@ -279,6 +287,7 @@ class Program:
             return None
         measured, owner = self._config.measured, self._config.owner
         model = measured.model or ""
+        devices = await own_devices(measured, self._config.host)
 
         def statement() -> WorkloadStatement:
             return WorkloadStatement(
@@ -300,7 +309,8 @@ class Program:
             identity,
             statement=statement,
             block_hash=lambda: registry.head.block.root_hash,
-            staple=stapling(collateral_sources(self._config.host)),
+            staple=stapling(collateral_sources(self._config.host, of_devices=devices is not None)),
+            devices=devices,
         )
         self._stack.push_async_callback(maker.close)
         return maker.bundle
