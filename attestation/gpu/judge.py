@@ -24,6 +24,7 @@ from attestation.gpu.chain import device_identity, load_pem, verify_path
 from attestation.gpu.claims import CC_MODE_INDEX, GpuClaims, multi_gpu_of, own_pdi, peers_of
 from attestation.gpu.evidence import DeviceEvidence
 from attestation.gpu.fwid import certified_fwid
+from attestation.gpu.manifests import Wanted
 from attestation.gpu.measurements import compare
 from attestation.gpu.revocation import Revocation
 from attestation.gpu.spdm import Opaque, parse_report
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from attestation.gpu.chain import DeviceIdentity, Path
-    from attestation.gpu.measurements import Comparison
+    from attestation.gpu.evidence import Kind
     from attestation.gpu.memory import Memory
     from attestation.gpu.rim import Manifest
     from attestation.gpu.roots import GpuRoots
@@ -106,7 +107,7 @@ def judge_device(
         shown = DeviceEvidence.parse(evidence)
         report = parse_report(shown.report)
     except EvidenceError as error:
-        judge.fail("gpu evidence", error, "an SPDM 1.1 measurement report and its certificates", _WHY["gpu evidence"])
+        judge.fail("gpu evidence", error, "an SPDM 1.1 measurement report and its certificates")
         return DeviceJudgement(None, tuple(judge.checks), math.inf)
     return judge.judge(shown, report, index)
 
@@ -137,11 +138,11 @@ class _Judge:
         accepted = claims if all(check.passed for check in self.checks) else None
         return DeviceJudgement(accepted, tuple(self.checks), min(self.expires))
 
-    def fail(self, name: str, error: EvidenceError, expected: str, why: str = "") -> None:
-        self.checks.append(Check(name, False, error.message, expected, error.hint, why=why or _WHY.get(name, "")))
+    def fail(self, name: str, error: EvidenceError, expected: str) -> None:
+        self._add(name, False, error.message, expected, error.hint)
 
-    def _add(self, name: str, passed: bool, seen: str, expected: str, hint: str = "", *, checked: bool = True) -> None:
-        self.checks.append(Check(name, passed, seen, expected, hint, checked=checked, why=_WHY.get(name, "")))
+    def _add(self, name: str, passed: bool, seen: str, expected: str, hint: str = "") -> None:
+        self.checks.append(Check(name, passed, seen, expected, hint, why=_WHY[name]))
 
     def _chain(self, shown: DeviceEvidence) -> Path | None:
         try:
@@ -226,22 +227,24 @@ class _Judge:
         try:
             driver, vbios = report.text(Opaque.DRIVER_VERSION), rim.vbios_version(report)
             peers = peers_of(report, shown.kind)
-            ids = rim.rim_ids(report)
+            ids = _ids(report, shown.kind)
         except EvidenceError as error:
             self.fail("gpu report", error, "a report that says driver, VBIOS and board")
             return None
         stated = own_pdi(report.opaque, shown.kind)
         if stated is not None:
-            self._add("gpu link identity", stated == identity.pdi, stated.hex(), identity.pdi.hex() or "none certified")
-        versions = (driver, vbios) if len(ids) == 2 else (vbios,)
-        labels = ("driver", "vbios") if len(ids) == 2 else ("bios",)
-        manifests = [
-            self._manifest(label, name, version, identity.chip)
-            for label, name, version in zip(labels, ids, versions, strict=True)
+            right = stated == identity.pdi != b""
+            self._add("gpu link identity", right, stated.hex(), identity.pdi.hex() or "a certified one")
+        named = (("driver", driver), ("vbios", vbios)) if shown.kind == "gpu" else (("bios", vbios),)
+        found = [
+            self._manifest(Wanted(label, name, version, identity.chip))
+            for (label, version), name in zip(named, ids, strict=True)
         ]
-        compared = self._measurements(report, [manifest for manifest in manifests if manifest is not None], labels)
-        if any(manifest is None for manifest in manifests):
+        manifests = [manifest for manifest in found if manifest is not None]
+        if len(manifests) < len(found):
             return None
+        compared = compare(report, manifests)
+        self.checks.extend(compared.checks(_WHY["gpu measurements"]))
         measured = CC_MODE_INDEX in compared.matched
         return GpuClaims(
             index=index,
@@ -262,37 +265,22 @@ class _Judge:
             root_key_id=path.root_key_id,
         )
 
-    def _manifest(self, label: str, name: str, version: str, chip: str) -> Manifest | None:
-        check, expected = f"gpu {label} manifest", f"{name}, signed under the pinned manifest root"
-        data = self.rims.get(name)
-        if data is None:
-            hint = f"no manifest of this {label} is at hand: fetch it, or NVIDIA publishes none for it, and then an "
-            hint += "update to a published version is needed"
-            self.checks.append(Check(check, False, "none", expected, hint, why=_WHY["gpu manifest"]))
-            return None
-        try:
-            manifest = rim.read_rim(data, self.roots.rim, self.now, self.memory)
-        except EvidenceError as error:
-            self.fail(check, error, expected, _WHY["gpu manifest"])
+    def _manifest(self, wanted: Wanted) -> Manifest | None:
+        manifest, check = wanted.judge(self.rims.get(wanted.name), self.roots.rim, self.now, self.memory)
+        self.checks.append(check)
+        if manifest is None:
             return None
         self.expires.append(manifest.path.expires_at)
-        seen = f"{manifest.product} {manifest.version}"
-        right = manifest.version.casefold() == version.casefold() and _same_chip(manifest.product, chip)
-        hint = f"the manifest is of another {label} than the device reports"
-        self.checks.append(Check(check, right, seen, f"{chip} {version}", hint, why=_WHY["gpu manifest"]))
-        self._revocation(f"{check} revocation", manifest.path, device=False)
-        return manifest if right else None
-
-    def _measurements(self, report: SpdmReport, manifests: list[Manifest], labels: tuple[str, ...]) -> Comparison:
-        found = compare(report, manifests)
-        if len(manifests) == len(labels):
-            self.checks.extend(found.checks(_WHY["gpu measurements"]))
-        return found
+        self._revocation(f"{check.name} revocation", manifest.path, device=False)
+        return manifest if check.passed else None
 
 
-def _same_chip(product: str, chip: str) -> bool:
-    """Whether a manifest's product is a chip; a switch's manifests write it without the underscore."""
-    return product.replace("_", "").casefold() == chip.replace("_", "").casefold()
+def _ids(report: SpdmReport, kind: Kind) -> tuple[str, ...]:
+    """Names of the manifests that a report of this kind has to name; what it leaves out must not change them."""
+    ids = rim.rim_ids(report)
+    if len(ids) != (2 if kind == "gpu" else 1):
+        raise EvidenceError(f"report that names manifests {', '.join(ids)}, which are not those of a {kind}")
+    return ids
 
 
 def _locked(report: SpdmReport) -> bool:
@@ -308,7 +296,7 @@ _WHY: Final[Mapping[str, str]] = {
     "gpu nonce": "A report over another nonce was made for somebody else, or at another time.",
     "gpu architecture": "Rules and reference values belong to one kind of chip.",
     "gpu firmware id": "The signing key exists only while this firmware runs; other firmware has another key.",
+    "gpu report": "Driver, VBIOS and board decide which references belong to the device.",
     "gpu link identity": "Switches name GPUs by this identifier, so it has to be the certified one.",
-    "gpu manifest": "The manifest says which measurements the published software leads to.",
     "gpu measurements": "A GPU that measures as its maker published runs that software, with debugging off.",
 }

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gpu_evidence_support import by_name, failed
+from gpu_evidence_support import build_report, by_name, failed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +19,7 @@ from attestation.gpu.evidence import DeviceEvidence
 from attestation.gpu.judge import judge_device
 from attestation.gpu.memory import Memory
 from attestation.gpu.roots import NVIDIA_ROOTS, GpuRoots
+from attestation.gpu.spdm import Opaque
 
 if TYPE_CHECKING:
     from attestation.gpu.judge import DeviceJudgement
@@ -123,6 +124,14 @@ def test_every_check_says_why_it_matters_and_every_failure_what_to_do() -> None:
         for check in judgement.checks:
             assert check.why.endswith("."), check.name
             assert check.passed or check.hint, check.name
+
+
+def test_a_gpu_that_reports_no_driver_is_no_switch() -> None:
+    """What a report leaves out must not change which manifests are asked for."""
+    without = build_report(nonce=NONCE, opaque=[(Opaque.VBIOS_VERSION, b"96.00.9F.00.01")])
+    checks = judged(replace(SHOWN, report=without).encode()).checks
+    assert "gpu report" in failed(checks)
+    assert "not those of a gpu" in by_name(checks)["gpu report"].seen
 
 
 def test_devices_of_one_machine_are_judged_each_by_itself() -> None:
