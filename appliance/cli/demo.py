@@ -120,7 +120,7 @@ def demo(
     failure = ""
     with ExitStack() as stack:
         told = Told(output, stack.enter_context(shown(output)))
-        site: WorkerSite = ProcessSite(directory)
+        site: WorkerSite = ProcessSite(directory, told.line)
         if vm:
             from appliance.lab.demo_guest import GuestSettings, GuestSite  # noqa: PLC0415 -- needs what a host needs
 

@@ -25,6 +25,7 @@ from appliance.host.errors import LaunchError
 from appliance.host.machine import STATUS_PORT, Configuration, Machine
 from appliance.lab import tamper
 from appliance.lab.collateral_server import CollateralServer
+from appliance.lab.demo_evidence import keep_evidence
 from appliance.lab.demo_site import Served, Settled, engine_settings, fetch
 from appliance.lab.errors import LabError
 from appliance.lab.tpm_world import TpmWorld
@@ -209,7 +210,16 @@ class GuestSite:
         }
         for number, value in self._predicted.items():
             self._say(f"PCR {number}: predicted {value.hex()}, quoted {seen.get(number, 'nothing')}")
-        return {
+        values = {f"pcr{number}": value.hex() for number, value in self._predicted.items()}
+        kept = await keep_evidence(
+            self._directory,
+            self._url,
+            platform="tpm",
+            roots=self._authorities.roots,
+            measurements={"registers": [{"platform": "tpm", "name": "predicted from the files", "values": values}]},
+            say=self._say,
+        )
+        return kept | {
             f"PCR {number} is what the image's files predict": seen.get(number) == value.hex()
             for number, value in self._predicted.items()
         }

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import aiohttp
 
 from appliance.engine.models import prepare
+from appliance.lab.demo_evidence import keep_evidence
 from appliance.lab.errors import LabError
 from appliance.lab.processes import until_healthy
 from appliance.lab.tee_service import collateral_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from appliance.engine.models import PreparedModel
@@ -112,11 +113,16 @@ class ProcessSite:
 
     Args:
         directory: The demonstration's.
+        say: Told what happens.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         self._directory = directory
+        self._say = say
         self._url = ""
+        self._attested = ""
+        self._image = b""
+        self._root = b""
         self.sessions: list[int] = []
 
     async def model(self, recipe: str, progress: ProgressCallback) -> Served:
@@ -129,8 +135,12 @@ class ProcessSite:
         """A quoting service, and the worker's file."""
         measured = world.measured(served.name, served.settings)
         machine = await world.machine("worker", measured)
-        world.write_config("worker", measured, owner, self._host(world, served, ports["worker"]))
+        attested = f"127.0.0.1:{world.ports.take()}"
+        host = self._host(world, served, ports["worker"]) | {"attested": attested}
+        world.write_config("worker", measured, owner, host)
         self._url = f"http://127.0.0.1:{ports['worker']}"
+        self._attested = f"https://{attested}"
+        self._image, self._root = machine.image, machine.root_der
         return Settled(machine.image)
 
     async def start(self, processes: Processes, *, wait: bool) -> None:
@@ -155,12 +165,19 @@ class ProcessSite:
         return ""
 
     async def prove(self, result: Result) -> dict[str, bool]:
-        """Nothing besides."""
-        return {}
+        """Its fresh evidence, kept as files and judged by a policy's file."""
+        return await keep_evidence(
+            self._directory,
+            self._attested,
+            platform="tdx",
+            roots=(self._root,),
+            measurements={"images": [self._image.hex()]},
+            say=self._say,
+        )
 
     def addresses(self) -> dict[str, str]:
-        """Its status page."""
-        return {"worker": self._url}
+        """Its status page and its attested port."""
+        return {"worker": self._url, "worker (attested)": self._attested}
 
     async def stop(self) -> None:
         """Nothing besides."""
