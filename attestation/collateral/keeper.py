@@ -179,6 +179,7 @@ class Keeper:
                 )
             self._count(wanted.kind)
             asked = asyncio.get_running_loop().create_task(self._fetch(wanted, fetch, kept))
+            asked.add_done_callback(_seen)
             self._asked[wanted.key] = asked
         return asked
 
@@ -232,3 +233,9 @@ class Keeper:
 
 def _nobody(_: Wanted, __: str) -> None:
     """Nobody wants to know."""
+
+
+def _seen(asked: asyncio.Task[Entry]) -> None:
+    """A failure is remembered already; who waited for it may have left."""
+    if not asked.cancelled():
+        asked.exception()

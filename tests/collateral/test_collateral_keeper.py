@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -219,6 +220,28 @@ async def test_a_flood_of_new_identities_does_not_use_up_the_service() -> None:
     world.now += 60
     await keeper.get(world.wanted("snp-vcek", "new"))
     assert world.asked == 7
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_quiet() -> None:
+    release, complaints = asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async def fails() -> bytes:
+        await release.wait()
+        raise ServiceUnreachableError("down")
+
+    keeper = Keeper(dates=dates, clock=lambda: NOW)
+    waiting = asyncio.ensure_future(keeper.get(Wanted("rim", "a", "s", fails)))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    release.set()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceUnreachableError):
+        await keeper.get(Wanted("rim", "a", "s", fails))
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
 
 
 async def test_what_comes_from_the_future_is_told_since_it_is_mostly_our_clock() -> None:
