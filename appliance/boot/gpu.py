@@ -110,6 +110,8 @@ async def bring_up(system: System, config: GuestConfig | None, driver: Driver | 
     if config is None:
         raise GpuError("no configuration says what the GPUs are for", hint="see the stage configuration")
     found = await _ask(driver)
+    if not found.gpus:
+        raise GpuError(f"the driver {found.driver} took {', '.join(addresses)} and sees no GPU", hint=nvml.CRYPTO_HINT)
     judge(found, config.measured)
     if found.confidential:
         await attest(driver, config, found)

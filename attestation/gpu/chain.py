@@ -152,7 +152,8 @@ def verify_path(
     if len(path) < 2:
         raise EvidenceError("chain that is a root alone, without a certificate below it")
     check_path_dates(path, now)
-    for depth, certificate in enumerate(path):
+    # From the root down, so that no key is used before the key above it said whose it is.
+    for depth, certificate in reversed(list(enumerate(path))):
         _check_critical(certificate)
         if depth:
             _check_authority(certificate, below=depth - 1)

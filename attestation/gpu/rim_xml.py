@@ -31,6 +31,12 @@ NS_SHA384: Final = "http://www.w3.org/2001/04/xmlenc#sha384"
 NS_DSIG: Final = "http://www.w3.org/2000/09/xmldsig#"
 
 MAX_ELEMENTS: Final = 4096
+MAX_ATTRIBUTES: Final = 128
+"""Of one element. Canonical form sorts them, and takes seconds over tens of thousands."""
+
+MAX_NAMESPACES: Final = 64
+"""Declarations in the whole document; NVIDIA's have six."""
+
 _MAX_CERTIFICATE: Final = 16 * 1024
 _FORBIDDEN: Final = re.compile(rb"<!DOCTYPE|<!ENTITY|<\?xml-stylesheet|\0", re.IGNORECASE)
 _PEM_LINES: Final = re.compile(r"-----(?:BEGIN|END) CERTIFICATE-----")
@@ -71,6 +77,8 @@ def parse_tag(data: bytes) -> _Element:
         raise EvidenceError(f"manifest of {len(data)} bytes, expected 1 to {MAX_RIM}")
     if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") or _FORBIDDEN.search(data):
         raise EvidenceError("manifest is compressed, not UTF-8, or has a document type, which none has")
+    if data.count(b"xmlns") > MAX_NAMESPACES:
+        raise EvidenceError(f"manifest that declares over {MAX_NAMESPACES} namespaces")
     parser = etree.XMLParser(
         encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False, huge_tree=False
     )
@@ -80,8 +88,11 @@ def parse_tag(data: bytes) -> _Element:
         raise EvidenceError(f"manifest is not XML: {str(error)[:120]}") from None
     if tag.getroottree().docinfo.internalDTD is not None:
         raise EvidenceError("manifest has a document type, which none has")
-    if sum(1 for _ in tag.iter()) > MAX_ELEMENTS:
-        raise EvidenceError(f"manifest with over {MAX_ELEMENTS} elements")
+    for count, item in enumerate(tag.iter(), start=1):
+        if count > MAX_ELEMENTS or len(item.attrib) > MAX_ATTRIBUTES:
+            raise EvidenceError(
+                f"manifest with over {MAX_ELEMENTS} elements, or an element with over {MAX_ATTRIBUTES} attributes"
+            )
     if tag.tag != f"{{{NS_SWID}}}SoftwareIdentity":
         raise EvidenceError(f"manifest is a {str(tag.tag)[-60:]!r}, expected a SWID tag (SoftwareIdentity)")
     return tag

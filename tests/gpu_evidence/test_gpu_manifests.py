@@ -154,6 +154,8 @@ BOMB = '<!DOCTYPE t [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY 
         (tag(resource(), before='<?xml version="1.0" encoding="UTF-7"?>').replace(b"GH100", b"GH+2AHf/-"), ""),
         (b"<a>" * 300 + b"</a>" * 300, "is not XML"),
         (tag("<x/>" * 5000), "over 4096 elements"),
+        (tag("<x {}/>".format(" ".join(f'a{number}=""' for number in range(129)))), "over 128 attributes"),
+        (tag(" ".join(f'<x xmlns:n{number}="u"/>' for number in range(64))), "over 64 namespaces"),
         (tag(resource(), name="Other"), "expected a SWID tag"),
         (b"<html>", "is not XML"),
         (b'{"rim": ""}', "is compressed"),
