@@ -274,7 +274,7 @@ async def test_a_driver_that_does_not_answer_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("trust", [RELEASE, DEVELOPMENT], ids=["release", "development"])
 async def test_a_driver_that_took_a_gpu_and_sees_none_lacks_cryptography(trust: dict[str, Any], tmp_path: Path) -> None:
     fake = FakeDriver(tmp_path, inventory(gpus=0, confidential=None))
-    with pytest.raises(GpuError, match="took 0000:01:00.0 and sees no GPU") as caught:
+    with pytest.raises(GpuError, match=r"took 0000:01:00\.0 and sees no GPU") as caught:
         await bring_up(with_gpu(tmp_path), config(trust), fake.driver)
     assert "ecdh_generic" in caught.value.hint
 
