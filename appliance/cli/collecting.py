@@ -62,13 +62,29 @@ async def collect(
     """
     chosen = nonce if nonce is not None else secrets.token_bytes(32)
     if target is not None:
-        found = await asyncio.to_thread(remote.fetch, remote.parse_endpoint(target), chosen)
+        try:
+            found = await asyncio.to_thread(remote.fetch, remote.parse_endpoint(target), chosen)
+        except remote.NotTlsError:
+            return await _over_link(target, chosen)
         told = (f"from {found.endpoint.name}, whose key is {found.public_key.hex()}",)
         return Collected(found.bundle, chosen, told, found.public_key)
     if platform is None and _BOOT_RECORD.is_dir():
         return Collected(await _as_guest(chosen), chosen, ("as this guest's attested port makes it",))
     about, opened = _this_machine(platform, quote_source)
     return Collected(await _bare(opened, chosen), chosen, about)
+
+
+async def _over_link(target: str, nonce: bytes) -> Collected:
+    from appliance.cli.link_evidence import ask  # noqa: PLC0415 - needs the network packages
+
+    found = await ask(target, nonce)
+    if found is None:
+        raise ConfigError(
+            f"{target} gives no fresh evidence, only a certificate",
+            hint="a reference peer knows no evidence query; chrysalis attest verify judges the certificate",
+        )
+    bundle, key = found
+    return Collected(bundle, nonce, (f"over a link with {target}, whose key is {key.hex()}",), key)
 
 
 def _this_machine(name: str | None, quote_source: str | None) -> tuple[tuple[str, ...], Platform]:

@@ -109,17 +109,19 @@ async def judge(wanted: Wanted) -> tuple[Verdict, Facts]:
     Raises:
         ChrysalisError: The target, an option or a file cannot be used; nothing is raised for bad evidence.
     """
-    at, nonce = wanted.at, _hex(wanted.nonce, "--nonce")
+    nonce = _hex(wanted.nonce, "--nonce")
     evidence = await asyncio.to_thread(_find, wanted.target, nonce)
+    if evidence is None:
+        evidence = await _over_link(wanted.target, nonce or secrets.token_bytes(32))
     registry, anchored = await _of_chain(wanted, evidence)
     verifier = Verifier(_policy(wanted, registry), open_source(wanted.collateral))
     if evidence is None:
-        if at is not None or wanted.anchor is not None or nonce is not None:
+        if wanted.at is not None or wanted.anchor is not None or nonce is not None:
             raise ConfigError(
-                f"{wanted.target} shows a certificate: --at, --anchor and --nonce are for bundles",
+                f"{wanted.target} shows a certificate alone: --at, --anchor and --nonce are for bundles",
                 hint="ask its attested port, or name a bundle's file",
             )
-        return await _peer(wanted.target, verifier), Facts(source=wanted.target)
+        return await _handshake(wanted.target, verifier), Facts(source=wanted.target)
     try:
         bundle = parse_bundle(evidence.data)
     except EvidenceError:
@@ -132,7 +134,7 @@ async def judge(wanted: Wanted) -> tuple[Verdict, Facts]:
         evidence.data,
         nonce=evidence.nonce,
         public_key=evidence.public_key,
-        at=_time(at, made_at),
+        at=_time(wanted.at, made_at),
         anchored_at=anchored,
     )
     if wanted.anchor is not None and anchored is None:
@@ -175,7 +177,17 @@ def _asked(target: str, nonce: bytes | None) -> Evidence:
     return Evidence(found.bundle, found.nonce, found.public_key)
 
 
-async def _peer(target: str, verifier: Verifier) -> Verdict:
+async def _over_link(target: str, nonce: bytes) -> Evidence | None:
+    """Fresh evidence of a port of the network, ``None`` of a peer that gives none."""
+    try:
+        from appliance.cli.link_evidence import ask  # noqa: PLC0415 - a verifier of files needs no network packages
+    except ModuleNotFoundError:
+        return None
+    found = await ask(target, nonce)
+    return None if found is None else Evidence(found[0], nonce, found[1])
+
+
+async def _handshake(target: str, verifier: Verifier) -> Verdict:
     """Connect as a client does; the handshake's own verdict is what is shown, a refusing one too."""
     with open_pool() as pool:
         dialer = RatlsDialer(await Identity.create(None), verifier, pool=pool)
