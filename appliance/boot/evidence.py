@@ -24,6 +24,7 @@ from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
 from attestation.errors import AttestationError
 from attestation.material import stapling
+from attestation.named import NamedBundle
 from attestation.platforms import Tpm, open_platform
 from attestation.ratls import Identity
 from attestation.tpm import references
@@ -55,6 +56,12 @@ class Prover:
     def __init__(self, identity: Identity, maker: EvidenceMaker) -> None:
         self._identity = identity
         self._maker = maker
+        self._named = NamedBundle(identity, maker)
+
+    @property
+    def named(self) -> bytes:
+        """The bundle that the certificate names, empty before there is one."""
+        return self._named.bundle
 
     @classmethod
     async def open(cls, system: System, key: Ed25519PrivateKey) -> Prover | None:
@@ -92,17 +99,27 @@ class Prover:
         return await self._maker.bundle(nonce)
 
     async def keep(self, present: Callable[[bytes], None]) -> None:
-        """Show the certificate, and a new one every hour, until cancelled."""
+        """Show the certificate, then one that names a bundle, and a new one every hour, until cancelled."""
         present(self._identity.certificate)
+        pause = 0.0
         while True:
-            await asyncio.sleep(REFRESH_S * random.uniform(0.9, 1.1))  # noqa: S311 - spreads load, guards nothing
+            await asyncio.sleep(pause)
+            pause = REFRESH_S * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, guards nothing
             try:
-                await self._identity.refresh()
+                await self._renew()
             except AttestationError as error:
                 log.warning("certificate not refreshed", error=type(error).__name__, reason=error.message)
-                await asyncio.sleep(RETRY_S)
+                pause = RETRY_S
             else:
                 present(self._identity.certificate)
+
+    async def _renew(self) -> None:
+        """A new certificate with its bundle; where there can be none now, a certificate that names the last."""
+        try:
+            await self._named.renew()
+        except AttestationError as error:
+            log.warning("no bundle for the certificate", error=type(error).__name__, reason=error.message)
+            await self._identity.refresh()
 
     async def close(self) -> None:
         """Stop making evidence."""

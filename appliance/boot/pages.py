@@ -39,11 +39,14 @@ class Pages:
     Args:
         system: The machine.
         evidence: Makes a bundle for a nonce, once there is something to make it with.
+        named: The bundle that the certificate names, empty while it names none.
     """
 
-    def __init__(self, system: System, evidence: Callable[[], Evidence | None]) -> None:
+    def __init__(
+        self, system: System, evidence: Callable[[], Evidence | None], named: Callable[[], bytes] = bytes
+    ) -> None:
         self._system = system
-        self._evidence = EvidencePage(evidence)
+        self._evidence = EvidencePage(evidence, named)
 
     def application(self) -> web.Application:
         """The HTTP application; GET only."""

@@ -81,7 +81,11 @@ class StatusPort:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, stack: contextlib.AsyncExitStack, context: ssl.SSLContext) -> None:
-        pages = Pages(self._system, lambda: self._prover.bundle if self._prover else None)
+        pages = Pages(
+            self._system,
+            lambda: self._prover.bundle if self._prover else None,
+            lambda: self._prover.named if self._prover else b"",
+        )
         runner = web.AppRunner(pages.application(), access_log=None, keepalive_timeout=30.0, shutdown_timeout=2.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -109,8 +109,7 @@ class Identity:
         Raises:
             CollectionError: The platform gives no quote; the old certificate stays.
         """
-        if bundle_digest is not None:
-            self._bundle_digest = bundle_digest
+        digest = self._bundle_digest if bundle_digest is None else bundle_digest
         quote = None
         if self._platform is not None:
             quote = await self._platform.collect(certificate_report_data(self.public_key))
@@ -118,10 +117,10 @@ class Identity:
             self._key,
             quote,
             now=self._clock() - _BACKDATE_S,
-            bundle_digest=self._bundle_digest,
+            bundle_digest=digest,
             lifetime=self._lifetime,
         )
-        self._certificate, self._context = certificate, None
+        self._certificate, self._context, self._bundle_digest = certificate, None, digest
 
     async def keep_fresh(self, *, interval: float = 3600.0) -> None:
         """Refresh every ``interval`` seconds, give or take a tenth, until cancelled; failures are retried sooner."""

@@ -144,6 +144,31 @@ async def test_evidence_is_of_the_port_s_own_key(tmp_path: Path, monkeypatch: py
         assert statement.model == config.measured.model
 
 
+async def test_who_asks_nothing_gets_the_bundle_that_the_certificate_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, monkeypatch) as port:
+        configured(port.system)
+        assert (await port.get("/v1/attestation"))[0] == 400, "control: there is none yet, and no nonce"
+        end_keys(port.table)
+        verifier = Verifier(for_name("fake_tdx"), None)
+
+        async def names_one() -> bool:
+            await port.get("/health")
+            return (await verifier.verify_certificate(port.certificate, role="server")).bundle_digest is not None
+
+        async with asyncio.timeout(10):
+            while not await names_one():  # noqa: ASYNC110 - a test looks
+                await asyncio.sleep(0.05)
+        bundle = await port.until("/v1/attestation", 200)
+        verdict = await verifier.verify_certificate(port.certificate, role="server")
+        given = {"nonce": None, "public_key": verdict.public_key, "digest": verdict.bundle_digest}
+        assert (await verifier.verify_bundle(bundle, **given)).accepted
+        fresh = await port.until(f"/v1/attestation?nonce={'07' * 32}", 200)
+        other = await verifier.verify_bundle(fresh, **given)
+        assert [check.name for check in other.failed] == ["bundle digest"]
+
+
 async def test_a_machine_whose_configuration_was_refused_can_be_attested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
