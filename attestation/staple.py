@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from attestation.errors import EvidenceError
+from attestation.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,18 +69,11 @@ class Staple:
         Raises:
             EvidenceError: Fields missing, unknown, of another type or out of bounds.
         """
-        if not isinstance(value, dict) or set(value) != _FIELDS:
-            raise EvidenceError(f"stapled collateral is not a map of exactly {sorted(_FIELDS)}")
-        return cls(
-            tdx=_optional(value["tdx"], "tdx", MAX_TDX),
-            snp=_optional(value["snp"], "snp", MAX_SNP),
-            rims=_rims(value["rims"]),
-            ocsp=_ocsp(value["ocsp"]),
-        )
-
-
-def _optional(value: Any, name: str, limit: int) -> bytes | None:
-    return None if value is None else _data(value, name, limit)
+        fields = Fields(value, _FIELDS, "stapled collateral")
+        tdx, snp = fields.optional("tdx", MAX_TDX), fields.optional("snp", MAX_SNP)
+        if b"" in {tdx, snp}:
+            raise EvidenceError("stapled collateral of 0 bytes", hint="a machine that has none staples nothing")
+        return cls(tdx=tdx, snp=snp, rims=_rims(fields["rims"]), ocsp=_ocsp(fields["ocsp"]))
 
 
 def _data(value: Any, name: str, limit: int) -> bytes:

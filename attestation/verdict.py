@@ -172,7 +172,11 @@ class Verdict:
                 "policy": self.policy,
                 "image_hash": self.image_hash.hex(),
                 "public_key": self.public_key.hex() if self.public_key is not None else None,
+                "platform": self.platform,
                 "machine": self.machine.hex(),
+                "judged_at": self.judged_at if math.isfinite(self.judged_at) else None,
+                "made_at": self.made_at,
+                "anchored_at": self.anchored_at,
                 "expires_at": self.expires_at if math.isfinite(self.expires_at) else None,
                 "statement": self.statement.to_dict() if self.statement is not None else None,
                 "checks": [

@@ -260,6 +260,67 @@ def test_staples_survive(staple: Staple) -> None:
     assert bool(staple) == any((staple.tdx, staple.snp, staple.rims, staple.ocsp))
 
 
+_CONTENT = st.fixed_dictionaries(
+    {
+        "nonces": st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=9),
+        "block": st.sampled_from([b"", BLOCK]),
+        "keys": st.dictionaries(st.sampled_from(["hpke", "receipt"]), st.binary(min_size=32, max_size=32)),
+        "devices": st.none() | st.lists(st.binary(max_size=60), min_size=1, max_size=evidence.MAX_DEVICES),
+        "log": st.none() | st.binary(max_size=60),
+        "quote": st.binary(max_size=60),
+        "staple": _STAPLES,
+        "made_at": st.integers(0, 2**53 - 1),
+        "generation": st.integers(0, 2**32 - 1),
+    }
+)
+
+
+@settings(deadline=None)
+@given(_CONTENT)
+def test_what_goes_into_a_bundle_comes_out_of_it(content: dict[str, Any]) -> None:
+    machine, _ = _whole()
+
+    class Any64:
+        name = "simulated"
+
+        async def collect(self, report_data: bytes) -> bytes:
+            asked.append(report_data)
+            return content["quote"]
+
+        async def event_log(self) -> bytes | None:
+            return content["log"]
+
+    async def staple(quote: bytes, devices: Sequence[bytes]) -> Staple:
+        assert (quote, tuple(devices)) == (content["quote"], tuple(content["devices"] or ()))
+        return content["staple"]
+
+    asked: list[bytes] = []
+    bundles = asyncio.run(
+        evidence.build_bundles(
+            Any64(),
+            machine.identity,
+            replace(machine.statement, generation=content["generation"]),
+            content["nonces"],
+            content["block"],
+            keys=content["keys"],
+            devices=Fixed(content["devices"]) if content["devices"] else None,
+            staple=staple,
+            made_at=content["made_at"],
+        )
+    )
+    assert len(asked) == 1
+    for nonce, bundle in zip(content["nonces"], bundles, strict=True):
+        parsed = evidence.parse_bundle(bundle)
+        assert parsed.signature_holds()
+        assert parsed.path_holds()
+        assert (parsed.nonce, parsed.report_data()) == (nonce, asked[0])
+        assert parsed.keys == {**content["keys"], "tls": machine.identity.public_key}
+        assert parsed.devices == tuple(content["devices"] or ())
+        assert (parsed.quote, parsed.log, parsed.block_hash) == (content["quote"], content["log"], content["block"])
+        assert (parsed.collateral, parsed.made_at) == (content["staple"], content["made_at"])
+        assert parsed.statement.generation == content["generation"]
+
+
 def test_an_earlier_version_is_named() -> None:
     _, bundle = _whole()
     old = {**cbor2.loads(bundle), "version": 1}
