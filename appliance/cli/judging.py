@@ -24,7 +24,8 @@ from attestation import remote
 from attestation.collateral import open_source
 from attestation.errors import AttestationError, EvidenceError, RefusedError
 from attestation.evidence import bundle_digest, parse_bundle
-from attestation.policies.files import references_of
+from attestation.gpu.roots import GpuRoots
+from attestation.policies.files import read_root, references_of
 from attestation.policies.rules import ImageStated, RegistersAre
 from attestation.policy import for_name
 from attestation.policy_file import is_builtin, load_policy, read_policy
@@ -60,6 +61,10 @@ class Wanted:
         policy: A name or a file.
         roots: Roots of a simulated TDX world, files.
         tpm_roots: Roots of a simulated TPM world, files.
+        snp_roots: Roots of a simulated SEV-SNP world, files; Azure's rests on them too.
+        gcp_roots: Roots of a simulated Google, files.
+        gpu_roots: Roots of simulated GPUs, files.
+        rim_roots: Roots of their reference manifests, files.
         images: UKIs that a TPM machine may have booted, files.
         boot: How those were started.
         collateral: A file, a directory or a service's address.
@@ -76,6 +81,10 @@ class Wanted:
     policy: str
     roots: tuple[Path, ...] = ()
     tpm_roots: tuple[Path, ...] = ()
+    snp_roots: tuple[Path, ...] = ()
+    gcp_roots: tuple[Path, ...] = ()
+    gpu_roots: tuple[Path, ...] = ()
+    rim_roots: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
     boot: Boot = "disk"
     collateral: str | None = None
@@ -86,6 +95,11 @@ class Wanted:
     network: Path | None = None
     gateway: bool = False
     anchor: str | None = None
+
+    @property
+    def simulated(self) -> tuple[Path, ...]:
+        """All roots that were named."""
+        return (*self.roots, *self.tpm_roots, *self.snp_roots, *self.gcp_roots, *self.gpu_roots, *self.rim_roots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +220,11 @@ def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
     if wanted.policy in DEVELOPMENT:
         policy = for_name(
             wanted.policy,
-            simulated_roots=tuple(read_file(path) for path in wanted.roots),
-            tpm_roots=tuple(read_file(path) for path in wanted.tpm_roots),
+            simulated_roots=tuple(read_root(path) for path in wanted.roots),
+            tpm_roots=tuple(read_root(path) for path in wanted.tpm_roots),
+            snp_roots=tuple(read_root(path) for path in wanted.snp_roots),
+            gcp_roots=tuple(read_root(path) for path in wanted.gcp_roots),
+            gpu_roots=_gpu_roots(wanted),
             tpm_references=tuple(_reference(path, wanted.boot) for path in wanted.images),
         )
         signed = tuple(found for manifest in wanted.manifests for found in references_of(manifest, Path()))
@@ -215,14 +232,21 @@ def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
             hint = "another image runs, or the manifest is of another release"
             policy = policy.demanding(RegistersAre("image in a signed manifest", signed, hint))
     else:
-        if wanted.roots or wanted.tpm_roots or wanted.images:
+        if wanted.simulated or wanted.images:
             raise ConfigError(
-                f"--root, --tpm-root and --uki with policy {wanted.policy!r}",
+                f"--root, --tpm-root, … and --uki with policy {wanted.policy!r}",
                 hint="they belong to --policy simulated; a policy's file names its own ([simulated], [measurements])",
             )
         policy = load_policy(_source(wanted), registry=registry, manifests=wanted.manifests)
     image = _hex(wanted.image, "--image")
     return policy if image is None else policy.demanding(ImageStated(frozenset({image})))
+
+
+def _gpu_roots(wanted: Wanted) -> GpuRoots | None:
+    if not wanted.gpu_roots and not wanted.rim_roots:
+        return None
+    devices, manifests = (tuple(map(read_root, paths)) for paths in (wanted.gpu_roots, wanted.rim_roots))
+    return GpuRoots(devices, manifests)
 
 
 def _source(wanted: Wanted) -> str | Path:

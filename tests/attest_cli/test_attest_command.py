@@ -87,6 +87,10 @@ def test_simulated_roots_work_as_options_too(site: Site) -> None:
     options = ["verify", bundle, "--policy", "simulated", "--root", site.directory / "tdx.der"]
     assert told(*options, ok=True)["accepted"]
     assert failing(told(*options[:-2], "--root", site.directory / "gpu.der", ok=False)) == ["quote"]
+    devices = ["--gpu-root", site.directory / "gpu.der", "--rim-root", site.directory / "rim.der"]
+    whole = ["verify", site.file, *options[2:]]
+    assert told(*whole, *devices, ok=True)["accepted"]
+    assert "gpu evidence" in failing(told(*whole, ok=False)), "no maker of devices is trusted"
 
 
 def test_nothing_is_verified_by_show_and_it_says_so(site: Site) -> None:
