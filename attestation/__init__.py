@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attestation.appraisal import Policy
     from attestation.batch import EvidenceMaker
     from attestation.claims import WorkloadStatement
     from attestation.errors import (
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     )
     from attestation.evidence import Bundle, DeviceCollector, build_bundle, parse_bundle
     from attestation.platforms import Platform, open_platform
-    from attestation.policy import Policy
     from attestation.policy_file import load_policy
     from attestation.remote import verify_worker
     from attestation.roots import Roots
@@ -70,7 +70,7 @@ _HOMES = {
     "DeviceCollector": "evidence",
     "EvidenceMaker": "batch",
     "Platform": "platforms",
-    "Policy": "policy",
+    "Policy": "appraisal",
     "Roots": "roots",
     "Staple": "staple",
     "TdxQuote": "tdx",
