@@ -197,7 +197,7 @@ class WorkerLinks:
             return
         connection.generation = generation
         connection.cleared = False
-        log.info("worker's evidence is over", worker=connection.number, generation=generation)
+        log.info("worker's evidence is over", worker=connection.number, sequence=generation)
         if link in self._doubts:
             self._doubts[link].set()
         self._ended(connection.model)

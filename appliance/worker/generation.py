@@ -58,7 +58,7 @@ class Generation:
 
     def _end(self, reason: str, times: int = 1) -> None:
         self._number += times
-        log.warning("evidence is over", reason=reason, generation=self._number)
+        log.warning("evidence is over", reason=reason, sequence=self._number)
 
 
 async def watch_devices(generation: Generation, inventory: Callable[[], Inventory], module: Path) -> None:
