@@ -176,10 +176,23 @@ def verify_worker(
     Raises:
         AttestationError: The worker cannot be asked, or the policy cannot be read.
     """
+    if _in_a_loop():
+        raise AttestationError(
+            "verify_worker was called where an event loop runs",
+            hint="await asyncio.to_thread(attestation.verify_worker, address, policy)",
+        )
     demanded = policy if isinstance(policy, Policy) else load_policy(policy, registry=registry)
     source = open_source(collateral) if isinstance(collateral, str) or collateral is None else collateral
     fetched = fetch(parse_endpoint(address), secrets.token_bytes(32), timeout=timeout)
     return asyncio.run(appraise(Verifier(demanded, source), fetched))
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _public_key(certificate: bytes | None, endpoint: Endpoint) -> bytes:

@@ -49,12 +49,13 @@ def collect(
         str | None, typer.Option(help="tdx, snp, azure, gcp, tpm or simulated; found without it.")
     ] = None,
     quote_source: Annotated[str | None, typer.Option(help="Another directory or socket of the platform.")] = None,
+    gpus: Annotated[bool, typer.Option("--gpus", help="Ask this machine's GPUs, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Get fresh evidence of this machine, or of one that answers at an address."""
     output = Output(as_json=as_json)
     asked = None if nonce is None else _nonce(nonce)
-    found = asyncio.run(collect_evidence(target, asked, platform=platform, quote_source=quote_source))
+    found = asyncio.run(collect_evidence(target, asked, platform=platform, quote_source=quote_source, gpus=gpus))
     _write(out, found.bundle)
     for line in found.about:
         output.say(line)

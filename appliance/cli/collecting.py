@@ -23,6 +23,7 @@ from attestation.platforms import detect, open_platform
 from attestation.ratls import Identity
 
 if TYPE_CHECKING:
+    from attestation.evidence import DeviceCollector
     from attestation.platforms import Platform
 
 ROLE: Final = "collected"
@@ -47,7 +48,12 @@ class Collected:
 
 
 async def collect(
-    target: str | None, nonce: bytes | None, *, platform: str | None = None, quote_source: str | None = None
+    target: str | None,
+    nonce: bytes | None,
+    *,
+    platform: str | None = None,
+    quote_source: str | None = None,
+    gpus: bool = False,
 ) -> Collected:
     """Ask a machine, or this one.
 
@@ -56,6 +62,7 @@ async def collect(
         nonce: 32 bytes; fresh ones when ``None``.
         platform: Use this platform instead of the one that is found.
         quote_source: As :func:`attestation.platforms.open_platform`.
+        gpus: Ask this machine's GPUs too; in a guest of ours its attested port decides that.
 
     Raises:
         ChrysalisError: No evidence can be had; the message says why.
@@ -71,7 +78,7 @@ async def collect(
     if platform is None and _BOOT_RECORD.is_dir():
         return Collected(await _as_guest(chosen), chosen, ("as this guest's attested port makes it",))
     about, opened = _this_machine(platform, quote_source)
-    return Collected(await _bare(opened, chosen), chosen, about)
+    return Collected(await _bare(opened, chosen, gpus=gpus), chosen, about)
 
 
 async def _over_link(target: str, nonce: bytes) -> Collected:
@@ -118,9 +125,15 @@ async def _as_guest(nonce: bytes) -> bytes:
         await prover.close()
 
 
-async def _bare(platform: Platform, nonce: bytes) -> bytes:
+async def _bare(platform: Platform, nonce: bytes, *, gpus: bool) -> bytes:
     """A bundle of a machine that runs nothing of ours: its statement names the measured image and no configuration."""
     identity = await Identity.create(platform)
     image = own_image(await platform.collect(secrets.token_bytes(64)))
     statement = WorkloadStatement(image=image, measured_config=bytes(32), role=ROLE)
-    return await build_bundle(platform, identity, statement, nonce, b"")
+    return await build_bundle(platform, identity, statement, nonce, b"", devices=_devices() if gpus else None)
+
+
+def _devices() -> DeviceCollector:
+    from attestation.gpu.nvml import NvmlCollector  # noqa: PLC0415 - needs the driver's library
+
+    return NvmlCollector()

@@ -28,6 +28,9 @@ _TDX_REGISTERS = {
     "mrowner": "mr_owner",
     "mrownerconfig": "mr_owner_config",
 }
+_PARTS: Mapping[str, tuple[str, ...]] = {"azure": ("tpm",), "gcp": ("tdx", "tpm")}
+"""Whose registers a cloud's machine shows besides, those that a processor vouches for first."""
+
 _ANCHOR_WHY = "whoever breaks this kind of machine later can make evidence and date it back to before"
 _IMAGE_WHY = "whoever can choose the image can read what the machine is asked"
 
@@ -158,7 +161,7 @@ class RegistersAre:
     def appraise(self, subject: Subject) -> Finding:
         """Compare with the reference that differs least."""
         platform, seen = subject.platform, registers_of(subject)
-        fitting = [reference for reference in self.references if reference.platform == platform]
+        fitting = _fitting(self.references, platform)
         if not fitting:
             stated = sorted({reference.platform for reference in self.references}) or ["no platform"]
             expected = f"registers of a {platform} machine"
@@ -333,6 +336,15 @@ def _tpm_of(subject: Subject) -> TpmClaims | None:
             found: TpmClaims = claims.tpm
             return found
     return subject.tpm
+
+
+def _fitting(references: tuple[ReferenceSet, ...], platform: str) -> list[ReferenceSet]:
+    """The sets that say most of a platform: its own, else those of the parts that it is made of."""
+    for wanted in (platform, *_PARTS.get(platform, ())):
+        found = [reference for reference in references if reference.platform == wanted]
+        if found:
+            return found
+    return []
 
 
 def _differing(reference: ReferenceSet, seen: Mapping[str, bytes]) -> list[str]:

@@ -121,6 +121,11 @@ def test_good_evidence_of_another_machine_is_a_relay(site: Site, machine: Machin
         verdict.require()
 
 
+async def test_a_program_with_a_loop_is_told_what_to_call() -> None:
+    with pytest.raises(AttestationError, match="to_thread"):
+        attestation.verify_worker("127.0.0.1:1", policy="tdx")
+
+
 def test_an_old_answer_is_a_replay(site: Site, machine: Machine) -> None:
     kept = machine.answer("nonce=" + "00" * 32)
     with serving(lambda _path: kept, machine.context()) as address:

@@ -432,6 +432,12 @@ def test_other_platforms_are_judged_by_their_sections(kind: str, tmp_path: Path)
         "azure": ({"azure": {"settings": {"secure-boot": "perhaps"}}}, "machine setting secure-boot"),
         "gcp": ({"gcp": {"zones": ["nowhere-1a"]}}, "zone"),
     }
+    if kind != "snp":
+        booted = {f"pcr{number}": BOOTED.registers[number].hex() for number in (4, 9, 11)}
+        named = {"registers": [{"platform": "tpm", "values": booted}]}
+        assert judge(policy(kind, measurements=named), bundle).accepted, "a vTPM's registers are a TPM's"
+        named["registers"][0]["values"] = {**booted, "pcr11": "77" * 32}
+        assert "image registers" in failing(judge(policy(kind, measurements=named), bundle))
     section, check = narrow[kind]
     assert check in failing(judge(policy(kind, **section), bundle))
     part = judge(policy(kind, all=[{"name": "part", **section}]), bundle)
