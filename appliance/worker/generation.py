@@ -41,9 +41,8 @@ class Generation:
         self._number = 0
         self._devices: bytes | None = None
 
-    @property
-    def number(self) -> int:
-        """How often something began anew; the engine's first start is none."""
+    def look(self) -> int:
+        """How often something began anew, as of now; the engine's first start is none."""
         begun = self._begun()
         if begun > max(1, self._known):
             self._end("engine", begun - max(1, self._known))

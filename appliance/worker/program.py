@@ -240,7 +240,7 @@ class Program:
                 engine_ready=engine.ready,
                 payer=payer,
                 evidence=evidence,
-                generation=lambda: self._generation.number,
+                generation=self._generation.look,
             )
         self._worker = worker
         return worker
@@ -301,7 +301,7 @@ class Program:
                 coefficient=self._worker.offer.coefficient if self._worker else owner.coefficient,
                 role="worker",
                 chain=bytes.fromhex(measured.network.zerostate.root_hash),
-                generation=self._generation.number,
+                generation=self._generation.look(),
             )
 
         maker = EvidenceMaker(

@@ -25,7 +25,7 @@ def test_the_engines_first_start_is_none_and_each_later_one_is() -> None:
     generation = Generation(lambda: begun[0])
     seen = []
     for begun[0] in (0, 1, 1, 2, 4):
-        seen.append(generation.number)
+        seen.append(generation.look())
     assert seen == [0, 0, 0, 1, 3]
 
 
@@ -34,7 +34,7 @@ def test_devices_that_differ_from_the_last_look_are_another_generation() -> None
     seen = []
     for state in (b"a", b"a", b"b", b"b", b"a"):
         generation.devices(state)
-        seen.append(generation.number)
+        seen.append(generation.look())
     assert seen == [0, 0, 1, 1, 2]
 
 
@@ -63,17 +63,17 @@ async def test_a_reset_a_reload_and_a_lost_driver_are_seen(tmp_path: Path, monke
     generation = Generation(lambda: 1)
     watching = asyncio.create_task(watch_devices(generation, ask, module))
     await look()
-    assert generation.number == 0, "control: nothing happened"
+    assert generation.look() == 0, "control: nothing happened"
     for number, state in enumerate(
         (inventory(ready=False), inventory(), CollectionError("no driver"), inventory(driver="550.90.08")), start=1
     ):
         now[0] = state
         await look()
-        assert generation.number == number
+        assert generation.look() == number
     module.rename(tmp_path / "old")
     module.mkdir()
     await look()
-    assert generation.number == 5
+    assert generation.look() == 5
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
