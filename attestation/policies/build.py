@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from attestation import dcap
 from attestation.device_rules import StatedDevices
 from attestation.devices import Judged
+from attestation.errors import PolicyError
 from attestation.gpu.roots import GpuRoots
 from attestation.policies import machines, require
 from attestation.policies.files import read_root, references_of
@@ -86,6 +87,8 @@ def build(document: PolicyDocument, given: Given) -> Policy:
     ]
     if document.gpu is not None:
         rules.append(InGroup("gpu", AllOf(machines.gpu_section(document.gpu))))
+    if document.event_log is not None:
+        rules += [OnPlatform(names, rule) for names, rule in _events(document.event_log)]
     required = document.event_log is not None and document.event_log.required
     rules.append(OnPlatform(("tdx",), log_rules(required=required)))
     rules += [StatedDevices(), *_left_out(document)]
@@ -122,14 +125,13 @@ def _tdx_root(root: bytes | None) -> bytes:
 
 
 def _demands(demands: Demands, given: Given) -> list[Rule]:
-    """The rules that a whole document and its parts make in the same way."""
+    """The rules that a whole document and its parts make in the same way, for machines of every platform."""
     rules: list[Rule] = []
     if demands.measurements is not None:
         rules.append(_measurements(demands.measurements, given))
-    if demands.workload is not None:
-        rules.append(StatementValues(demands.workload.model_dump(exclude_none=True)))
-    if demands.event_log is not None:
-        rules += _events(demands.event_log)
+    stated = {} if demands.workload is None else demands.workload.model_dump(exclude_none=True)
+    if stated:
+        rules.append(StatementValues(stated))
     rules += [_part(part.name, part.platforms, part, given) for part in demands.all]
     if demands.any:
         rules.append(AnyOf(tuple(_part(part.name, part.platforms, part, given) for part in demands.any)))
@@ -137,24 +139,52 @@ def _demands(demands: Demands, given: Given) -> list[Rule]:
 
 
 def _part(name: str, platforms: Sequence[str] | None, part: Demands, given: Given) -> Rule:
-    """A part of ``any`` or ``all``: exactly what it states."""
-    stated: list[tuple[tuple[str, ...], tuple[Rule, ...]]] = []
+    """A part of ``any`` or ``all``: exactly what it states.
+
+    Raises:
+        PolicyError: It demands nothing of machines that it speaks of: every one of them would fulfil it.
+    """
+    special = _by_platform(part)
+    general = _demands(part, given)
+    if part.gpu is not None and (devices := machines.stated_gpu(part.gpu)):
+        general.append(InGroup("gpu", AllOf(devices)))
+    own = tuple(dict.fromkeys(platform for names, _ in special for platform in names))
+    taken = tuple(platforms or (own or PLATFORMS))
+    empty = [platform for platform in taken if not general and platform not in own]
+    if empty:
+        raise PolicyError(
+            f"part {name!r} demands nothing of machines of {', '.join(empty)}",
+            hint="state what they have to be, or leave them out of its platforms",
+        )
+    rules = [*(OnPlatform(names, rule) for names, rule in special), *general]
+    return Alternative(name, taken, AllOf(tuple(rules)))
+
+
+def _by_platform(part: Demands) -> list[tuple[tuple[str, ...], Rule]]:
+    """The rules of a part's sections about machines, each with the platforms that it is for."""
+    found: list[tuple[tuple[str, ...], Rule]] = []
+
+    def add(platform: str, rules: Sequence[Rule]) -> None:
+        if rules:
+            found.append(((platform,), AllOf(tuple(rules))))
+
     if part.tdx is not None:
-        stated.append((_TDX, machines.stated_tdx(part.tdx)))
+        rules = machines.stated_tdx(part.tdx)
+        add("tdx", rules)
+        add("gcp", machines.of_google_s_tdx(rules) if rules else ())
     if part.snp is not None:
-        stated.append((("snp",), machines.stated_snp(part.snp)))
+        rules = machines.stated_snp(part.snp)
+        add("snp", rules)
+        add("azure", machines.of_azure_s_processor(rules) if rules else ())
     if part.azure is not None:
-        stated.append((("azure",), machines.stated_azure(part.azure)))
+        add("azure", machines.stated_azure(part.azure))
     if part.gcp is not None:
-        stated.append((("gcp",), machines.stated_gcp(part.gcp)))
-    if part.tpm is not None:
-        stated.append((("tpm",), tuple(machines.tpm_section(part.tpm)[-1:]) if part.tpm.machines else ()))
-    rules: list[Rule] = [OnPlatform(platforms_, AllOf(found)) for platforms_, found in stated]
-    if part.gpu is not None:
-        rules.append(InGroup("gpu", AllOf(machines.stated_gpu(part.gpu))))
-    rules += _demands(part, given)
-    own = tuple(dict.fromkeys(platform for names, _ in stated for platform in names))
-    return Alternative(name, tuple(platforms or own or PLATFORMS), AllOf(tuple(rules)))
+        add("gcp", machines.stated_gcp(part.gcp))
+    if part.tpm is not None and part.tpm.machines is not None:
+        add("tpm", machines.tpm_section(part.tpm)[-1:])
+    if part.event_log is not None:
+        found += _events(part.event_log)
+    return found
 
 
 def _measurements(section: Measurements, given: Given) -> Rule:
@@ -175,9 +205,10 @@ def _measurements(section: Measurements, given: Given) -> Rule:
     return require.compose(section.expression(), sources)
 
 
-def _events(section: EventLogDemands) -> list[Rule]:
+def _events(section: EventLogDemands) -> list[tuple[tuple[str, ...], Rule]]:
+    """A rule for each register that is spoken of, with the platforms that have it."""
     return [
-        OnPlatform(
+        (
             _PCR if stated.register_name.startswith("pcr") else _TDX,
             InGroup(
                 "event log",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from attestation.policies.rules import TpmMachineListed, XfamIs
-from attestation.rules import AllOf, InGroup, ReportData
+from attestation.rules import ReportData
 from attestation.tdx_rules import (
     ConfigBinding,
     MachineListed,
@@ -202,14 +202,23 @@ def stated_gcp(section: Gcp) -> tuple[Rule, ...]:
     return _stated(gcp_section(section, ()), section, keys)
 
 
+def of_google_s_tdx(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """Rules about a TDX machine, put to the TDX quote of a Google machine; one without a quote fails them."""
+    from attestation.gcp import rules as gcp  # noqa: PLC0415 - as above
+
+    return (gcp.Confidential(), *(gcp.OfTdx(rule) for rule in rules))
+
+
+def of_azure_s_processor(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """Rules about an SEV-SNP machine, put to the processor's report of an Azure machine."""
+    from attestation.azure.rules import OfParavisor  # noqa: PLC0415 - as above
+
+    return tuple(OfParavisor(rule) for rule in rules)
+
+
 def stated_gpu(section: Gpu) -> tuple[Rule, ...]:
     """The rules of the keys that a GPU section of a part states."""
     return _stated(gpu_section(section), section, _GPU_KEYS)
-
-
-def grouped(group: str, rules: Sequence[Rule]) -> Rule:
-    """Rules whose checks stand in a group of the verdict's tree."""
-    return InGroup(group, AllOf(tuple(rules)))
 
 
 def _stated(rules: Sequence[Rule], section: Part, keys: Mapping[str, str]) -> tuple[Rule, ...]:

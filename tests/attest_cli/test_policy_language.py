@@ -261,6 +261,26 @@ def test_a_part_is_exactly_what_it_states(site: Site) -> None:
     assert len([name for name in names if name == "td_attributes"]) == 1
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {},
+        {"tdx": {}},
+        {"gpu": {}},
+        {"workload": {}},
+        {"event_log": {}},
+        {"tdx": {"zero_padding": True}},
+        {"tdx": {"smt": False}, "platforms": ["tdx", "snp"]},
+        {"event_log": {"rules": [{"register": "pcr4", "contains": ["11" * 32]}]}, "platforms": ["tdx"]},
+    ],
+    ids=str,
+)
+def test_a_part_that_everybody_fulfils_is_no_policy(site: Site, part: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError, match="part 'p' demands nothing of"):
+        load_policy(site.policy("empty", any=[{"name": "p", **part}]))
+    assert load_policy(site.policy("full", any=[{"name": "p", "tdx": {"smt": False}}]))
+
+
 def test_what_is_left_out_is_listed_with_the_reason(site: Site) -> None:
     verdict = judge(site.policy("left", not_needed={"gpu": "a test looks at the machine alone"}), site.bundle)
     (found,) = [check for check in verdict.checks if check.name == "gpu policy"]
@@ -442,6 +462,15 @@ def test_other_platforms_are_judged_by_their_sections(kind: str, tmp_path: Path)
     assert check in failing(judge(policy(kind, **section), bundle))
     part = judge(policy(kind, all=[{"name": "part", **section}]), bundle)
     assert failing(part) == ["alternative 'part'", check]
+    below: dict[str, tuple[dict[str, Any], str]] = {
+        "snp": ({"snp": {"machines": ["88" * 64]}}, "machine"),
+        "azure": ({"snp": {"machines": ["88" * 64]}}, "machine"),
+        "gcp": ({"tdx": {"machines": ["88" * 16]}}, "machine"),
+    }
+    inside, listed = below[kind]
+    assert failing(judge(policy(kind, any=[{"name": "list", **inside}]), bundle)) == ["alternative 'list'", listed]
+    genuine = {"tdx": {"machines": [tdx.ppid.hex()]}} if kind == "gcp" else {"snp": {"chips": True}}
+    assert judge(policy(kind, any=[{"name": "list", **genuine}]), bundle).accepted
 
 
 def test_expressions_become_rules_that_hold_as_they_say() -> None:
