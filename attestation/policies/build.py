@@ -23,6 +23,7 @@ from attestation.policies.rules import (
     Alternative,
     Anchored,
     EventsAre,
+    FreshForm,
     ImageRegistered,
     ImageStated,
     NotNeeded,
@@ -228,7 +229,7 @@ def _fresh(document: PolicyDocument) -> list[Rule]:
     section = document.freshness
     if section is None:
         return []
-    rules: list[Rule] = []
+    rules: list[Rule] = [InGroup("bundle", FreshForm())]
     if section.max_age_s is not None:
         rules.append(MaxAge(section.max_age_s))
     if section.anchored:

@@ -257,6 +257,22 @@ class EventsAre:
 
 
 @dataclass(frozen=True, slots=True)
+class FreshForm:
+    """The evidence is a bundle: a certificate's quote has no time, no statement and no device in it."""
+
+    def appraise(self, subject: Subject) -> Finding:
+        """Look for the time that only a bundle states."""
+        return one(
+            "fresh evidence",
+            subject.made_at is not None,
+            "a certificate" if subject.made_at is None else "a bundle",
+            "a bundle",
+            "ask the machine's attested port, or for a bundle: this policy limits the age of evidence",
+            why="a certificate may be as old as it is valid, and says nothing of GPUs or of what runs",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Anchored:
     """The bundle's digest is on chain, soon after the time that it states.
 

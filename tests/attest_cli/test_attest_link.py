@@ -105,8 +105,11 @@ async def test_a_peer_without_the_query_shows_its_certificate(site: Site, offere
         options = ["attest", "verify", address, "--policy", site.policy(), "--collateral", collateral]
         found = await told(*options, ok=True)
         refused = await asyncio.to_thread(chrysalis, *options, "--at", "made", ok=False)
+        fresh = site.policy("fresh", freshness={"max_age_s": 1e9})
+        stale = await told(*options[:4], fresh, *options[5:], ok=False)
         nothing = await asyncio.to_thread(chrysalis, "attest", "collect", address, ok=False)
     assert found["evidence"]["sha256"] is None
+    assert "fresh evidence" in [check["name"] for check in stale["checks"] if not check["passed"]]
     assert "certificate purpose" in [check["name"] for check in found["checks"]]
     assert "certificate alone" in refused.stderr
     assert "no fresh evidence" in nothing.stderr
