@@ -12,7 +12,7 @@ import shutil
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from appliance.boot.platform import DIRECTORY, TSM, Attestable, publish
+from appliance.boot.platform import DIRECTORY, TSM, WITH_TPM, Attestable, publish
 from appliance.boot.stages import write_atomically
 from attestation import tdx_log_files
 from attestation.platforms.tpm import CHAIN_FILE, Tpm
@@ -50,21 +50,23 @@ async def make(
         OSError: A file cannot be handed on.
     """
     publish(system, Attestable(found.name, found.source("status"), authority))
-    if found.name == "tpm":
+    if found.name in WITH_TPM:
         base = system.path(DIRECTORY)
         for name in SERVICES:
             _own_directory(base / name, users[name])
         write_atomically(base / logs.SNAPSHOT.name, logs.gather(_on(system, logs.LogFiles())).encode(), 0o444)
-        if authority is None:
+        if authority is None or found.name != "tpm":  # clouds certify their TPMs' keys themselves
             return
         own = base / "boot"
         await Tpm(tcti, own, authority).prepare()
         for name in SERVICES:
             write_atomically(base / name / CHAIN_FILE, (own / CHAIN_FILE).read_bytes(), 0o400, owner=users[name])
         shutil.rmtree(own)
-    elif found.name == "tdx":
+        return
+    if found.name == "tdx" or (found.name == "snp" and system.path(TSM).exists()):
         # Each service makes an entry of its own below; configfs gives an entry to whoever made it.
         system.path(TSM).chmod(0o1777)
+    if found.name == "tdx":
         tdx_log_files.keep_firmware_log(_on(system, tdx_log_files.LogFiles()))
 
 

@@ -24,13 +24,16 @@ DIRECTORY: Final = "/run/chrysalis/tpm"
 FILE: Final = "platform.json"
 """What the status port needs to make evidence, also where the configuration was refused."""
 
+WITH_TPM: Final = frozenset({"tpm", "azure", "gcp"})
+"""Platforms whose services keep a TPM's key each, in directories of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What the machine has.
 
     Attributes:
-        name: ``tdx``, ``tpm`` or ``none``.
+        name: ``tdx``, ``snp``, ``azure``, ``gcp``, ``tpm`` or ``none``.
         why: What was looked at, for people.
     """
 
@@ -39,7 +42,9 @@ class Found:
 
     def source(self, service: str) -> str | None:
         """Where a service's quotes are made, for the platforms that need to know."""
-        return {"tpm": f"{DIRECTORY}/{service}", "tdx": TSM}.get(self.name)
+        if self.name in WITH_TPM:
+            return f"{DIRECTORY}/{service}"
+        return TSM if self.name in {"tdx", "snp"} else None
 
 
 @dataclass(frozen=True, slots=True)
