@@ -296,3 +296,16 @@ def test_platforms_by_name(tmp_path: Path) -> None:
         platform = open_platform("snp", source)
         assert isinstance(platform, Snp)
         assert platform.name == "snp"
+
+
+async def test_an_error_that_is_no_waiting_is_told_at_once(configfs: Configfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def refuses(report_data: bytes) -> bytes:
+        asked.append(report_data)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(configfs, "report", refuses)
+    with pytest.raises(CollectionError, match="no report: Input/output error"):
+        await configfs.platform(timeout=2.0).collect(REPORT_DATA)
+    assert asked == [REPORT_DATA]
