@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from appliance.config.home import home
 from appliance.config.ports import host_port
 from appliance.errors import ConfigError
 from attestation import remote
-from attestation.collateral import open_source
+from attestation.collateral.offline import MAX_BUNDLE
+from attestation.collateral.opening import open_source, open_sources
+from attestation.collateral.settings import CollateralSettings
 from attestation.errors import AttestationError, EvidenceError, RefusedError
 from attestation.evidence import bundle_digest, parse_bundle
 from attestation.gpu.roots import GpuRoots
@@ -37,6 +40,7 @@ from attestation.verifier import Verifier
 from measurements import tpm
 
 if TYPE_CHECKING:
+    from attestation.collateral.sources import CollateralSource, Sources
     from attestation.policies.model import SignedManifest
     from attestation.policy import Policy
     from attestation.rules import RegistryView
@@ -45,6 +49,9 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES: Final = 4 << 20
 MAX_IMAGE_BYTES: Final = 1 << 30
+ONLINE: Final = "online"
+"""The word of ``--collateral`` that asks the makers' own services, and keeps what they say."""
+
 DEVELOPMENT: Final = ("simulated", "fake_tdx")
 """Policies without assurance; their roots are options, not files of a policy."""
 
@@ -67,7 +74,7 @@ class Wanted:
         rim_roots: Roots of their reference manifests, files.
         images: UKIs that a TPM machine may have booted, files.
         boot: How those were started.
-        collateral: A file, a directory or a service's address.
+        collateral: ``online``, an exported bundle, a file, a directory or a service's address.
         nonce: 64 hex digits that a bundle has to answer.
         image: The image hash to expect, 64 hex digits.
         at: The time to judge for: ``made``, Unix seconds, or a date and time.
@@ -128,7 +135,7 @@ async def judge(wanted: Wanted) -> tuple[Verdict, Facts]:
     if evidence is None:
         evidence = await _over_link(wanted.target, nonce or secrets.token_bytes(32))
     registry, anchored = await _of_chain(wanted, evidence)
-    verifier = Verifier(_policy(wanted, registry), open_source(wanted.collateral))
+    verifier = Verifier(_policy(wanted, registry), _collateral(wanted.collateral))
     if evidence is None:
         if wanted.at is not None or wanted.anchor is not None or nonce is not None:
             raise ConfigError(
@@ -240,6 +247,20 @@ def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
         policy = load_policy(_source(wanted), registry=registry, manifests=wanted.manifests)
     image = _hex(wanted.image, "--image")
     return policy if image is None else policy.demanding(ImageStated(frozenset({image})))
+
+
+def _collateral(text: str | None) -> CollateralSource | Sources:
+    """Where collateral comes from besides what is stapled: nowhere, the makers' services, a file, a service."""
+    if text == ONLINE:
+        return open_sources(CollateralSettings(cache=home() / "collateral"))
+    if text is not None and _is_offline_bundle(Path(text)):
+        return open_sources(replace(CollateralSettings.none(), offline=Path(text)))
+    return open_source(text)
+
+
+def _is_offline_bundle(path: Path) -> bool:
+    """Whether a file is what ``chrysalis collateral export`` writes, a CBOR map; TDX collateral alone is JSON."""
+    return path.is_file() and read_file(path, limit=MAX_BUNDLE)[:1] >= b"\xa0"
 
 
 def _gpu_roots(wanted: Wanted) -> GpuRoots | None:

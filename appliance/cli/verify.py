@@ -37,7 +37,7 @@ def verify(
     rim_root: Annotated[list[Path] | None, typer.Option(help="A GPU world's manifest root certificate.")] = None,
     uki: Annotated[list[Path] | None, typer.Option(help="An image that a TPM machine may have booted.")] = None,
     boot: Annotated[Boot, typer.Option(help="How it was started.")] = Boot.disk,
-    collateral: Annotated[str | None, typer.Option(help="A file, a directory or a service's address.")] = None,
+    collateral: Annotated[str | None, typer.Option(help="online, an exported file, a directory or an address.")] = None,
     nonce: Annotated[str | None, typer.Option(help="The nonce a bundle must answer (64 hex digits).")] = None,
     image: Annotated[str | None, typer.Option(help="The image hash to expect (64 hex digits).")] = None,
     at: Annotated[

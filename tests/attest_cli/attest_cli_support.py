@@ -85,7 +85,13 @@ def statement(image: bytes, **more: Any) -> WorkloadStatement:
 
 
 def make_bundle(
-    tdx: SyntheticTdx, gpus: SyntheticGpus | None, *, nonce: bytes = NONCE, made_at: float | None = None, **stated: Any
+    tdx: SyntheticTdx,
+    gpus: SyntheticGpus | None,
+    *,
+    nonce: bytes = NONCE,
+    made_at: float | None = None,
+    stapled: bool = True,
+    **stated: Any,
 ) -> bytes:
     """A bundle as a worker makes it, with everything stapled."""
 
@@ -100,7 +106,14 @@ def make_bundle(
         said = statement(image, **stated)
         identity = await Identity.create(machine)
         return await build_bundle(
-            machine, identity, said, nonce, b"\7" * 32, devices=gpus, staple=staple, made_at=made_at
+            machine,
+            identity,
+            said,
+            nonce,
+            b"\7" * 32,
+            devices=gpus,
+            staple=staple if stapled else None,
+            made_at=made_at,
         )
 
     return asyncio.run(make())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from attest_cli_support import HOSTILE, NONCE, ROOT, Site, chrysalis, chrysalis_process, make_bundle
 
+from attestation.collateral.entry import Entry
+from attestation.collateral.offline import OfflineBundle
 from attestation.report import SCHEMA
 
 if TYPE_CHECKING:
@@ -177,3 +180,26 @@ def test_a_fault_in_a_policy_is_told_with_its_key(tmp_path: Path) -> None:
     done = chrysalis("attest", "policy", "check", file, ok=False)
     assert "tdx.xfam[0]" in done.stderr
     assert "tdx.typo: unknown key" in done.stderr
+
+
+def test_collateral_comes_from_an_exported_file(site: Site) -> None:
+    """Nothing stapled: refused; with the exported file: accepted; with a damaged one: told in words."""
+    bare = site.directory / "unstapled.cbor"
+    bare.write_bytes(make_bundle(site.tdx, None, stapled=False, engine={}))
+    exported = site.directory / "collateral.cbor"
+    now = time.time()
+    entry = Entry(
+        kind="tdx",
+        identity=f"{site.tdx.fmspc.hex().upper()}-platform",
+        source="test",
+        fetched=now,
+        issued=now - 60,
+        expires=now + 3600,
+        content=site.tdx.collateral_json(),
+    )
+    exported.write_bytes(OfflineBundle.of([entry]).encode())
+    options = ["attest", "verify", bare, "--policy", site.policy()]
+    assert "collateral" in failing(told(*options, ok=False))
+    assert told(*options, "--collateral", exported, ok=True)["accepted"]
+    exported.write_bytes(exported.read_bytes()[:-1])
+    assert "bundle of collateral cannot be read" in chrysalis(*options, "--collateral", exported, ok=False).stderr
