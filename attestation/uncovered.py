@@ -6,8 +6,10 @@ what none of them named is listed as passed and not checked, with what was seen.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from attestation.claims import WorkloadStatement
 from attestation.rules import WORKLOAD
 from attestation.verdict import NO_ATTESTATION, Check
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 _WORDS = "not checked: no rule of this policy asks"
 _IMAGE = ("image", "measurement", "mrtd", "mr_td", "PCR 11 ")
-_STATED = ("owner", "model", "root_contract", "engine", "coefficient", "role", "chain", "generation")
+_MACHINE = frozenset({"machine", "instance"})
+_CONFIGURATION = ("mr_config_id", "host data", "stated configuration")
+_STATED = tuple(item.name for item in fields(WorkloadStatement) if item.name != "image")
+"""Fields of a statement; its image is compared with what was measured, always."""
 
 
 def unchecked(subject: Subject, checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -39,7 +44,7 @@ def _machine(subject: Subject, checks: Sequence[Check]) -> Iterator[Check]:
             "a verifier that takes any image believes whatever the image says: compare it with a list",
             "platform",
         )
-    if subject.platform != "none" and not _named(checks, "machine"):
+    if subject.platform != "none" and not any(check.name in _MACHINE for check in checks):
         yield _left_out(
             "machine",
             "any",
@@ -52,25 +57,25 @@ def _beside(subject: Subject, checks: Sequence[Check]) -> Iterator[Check]:
     """Of fresh evidence: log, devices and statement."""
     if subject.statement is None:
         return
-    if not _grouped(checks, "event log") and not _named(checks, "event log"):
+    if not any(check.group.partition("/")[0] == "event log" or check.name == "event log" for check in checks):
         seen = "shown" if subject.log is not None else "none shown"
         why = "a log says which step of the start made a register what it is"
         yield _left_out("event log", seen, why, "event log")
     if subject.devices and not any(_of_devices(check) for check in checks):
         why = "a genuine device may have an old driver, another number of neighbours or its debugging mode on"
         yield _left_out("gpu policy", f"{len(subject.devices)} devices that verify", why, "gpus")
-    open_fields = [name for name in _STATED if not _named(checks, f"statement {name}")]
+    compared = {check.name.removeprefix("statement ") for check in checks if check.name.startswith("statement ")}
+    if any(_binds_configuration(check) for check in checks):
+        compared.add("measured_config")
+    open_fields = [name for name in _STATED if name not in compared]
     if open_fields:
         why = "the statement is the machine's own word: true if the image is a good one, and maybe not what you want"
         yield _left_out("statement", f"not compared: {', '.join(open_fields)}", why, WORKLOAD)
 
 
-def _named(checks: Sequence[Check], name: str) -> bool:
-    return any(check.name.startswith(name) for check in checks)
-
-
-def _grouped(checks: Sequence[Check], group: str) -> bool:
-    return any(check.group.partition("/")[0] == group for check in checks)
+def _binds_configuration(check: Check) -> bool:
+    """Whether the machine was launched for the configuration that it states: a register that is zero says nothing."""
+    return check.checked and check.name.startswith(_CONFIGURATION) and check.seen != "zeros"
 
 
 def _of_image(check: Check) -> bool:

@@ -440,7 +440,7 @@ async def test_what_no_rule_looked_at_is_listed(machine: Machine) -> None:
     listed = unchecked(verdict)
     assert {"image", "machine", "statement", "block"} <= set(listed)
     (statement,) = [check for check in verdict.checks if check.name == "statement"]
-    assert "owner" in statement.seen
+    assert statement.seen.startswith("not compared: measured_config, model, model_hash, engine, ")
     values = rules.StatementValues({"owner": machine.statement.owner})
     chosen = machine.verifier().policy.demanding(values, rules.ImageListed(_Registry(machine.statement.image)))
     strict = await Verifier(chosen, clock=lambda: NOW).verify_bundle(
@@ -450,6 +450,16 @@ async def test_what_no_rule_looked_at_is_listed(machine: Machine) -> None:
     assert "image" not in unchecked(strict)
     (statement,) = [check for check in strict.checks if check.name == "statement"]
     assert "owner" not in statement.seen
+    assert "model, model_hash" in statement.seen
+
+
+async def test_a_configuration_that_the_launch_names_is_compared() -> None:
+    config = b"\x0c" * 32
+    for register, listed in ((config + bytes(16), False), (bytes(48), True)):
+        launched = SyntheticTdx(clock=lambda: NOW, registers={"mr_config_id": register})
+        verdict = (await (await Machine.boot(gpus=0, tdx=launched)).judged()).require()
+        (statement,) = [check for check in verdict.checks if check.name == "statement"]
+        assert ("measured_config" in statement.seen) is listed
 
 
 class _Registry:
