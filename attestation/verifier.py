@@ -164,6 +164,7 @@ class Verifier:
             parsed.log,
             parsed.made_at.to_bytes(8),
             None if anchored_at is None else str(anchored_at).encode(),
+            len(references.rims).to_bytes(4),
             *(part for item in sorted(references.rims.items()) for part in (item[0].encode(), item[1])),
             *(part for item in sorted(references.ocsp.items()) for part in item),
         )
