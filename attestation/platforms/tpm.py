@@ -1,8 +1,8 @@
 """A machine with a TPM: quotes of its registers by an attestation key that an authority certified for this boot.
 
 The key is made in the TPM at boot and dies with it. Its certificate comes from an authority that checked, by credential
-activation, that the key is in the TPM with a certified endorsement key. (Clouds whose TPMs come with a certified
-attestation key have the same evidence; only where key and certificate come from differs.)
+activation, that the key is in the TPM with a certified endorsement key. (Clouds whose TPMs come with a key that is
+vouched for are platforms of their own: :mod:`~attestation.platforms.azure`, :mod:`~attestation.platforms.gcp`.)
 """
 
 from __future__ import annotations
