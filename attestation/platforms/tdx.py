@@ -8,10 +8,12 @@ monitor, and its generation count says that a quote answers this request. Where 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from attestation.errors import CollectionError
 from attestation.platforms.base import check_report_data
@@ -19,8 +21,13 @@ from attestation.platforms.tdx_qgs import DEVICE, QgsTdx
 from attestation.tdx import MAX_QUOTE, without_padding
 from attestation.tdx_log_files import LogFiles, gather_encoded
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 REPORTS = Path("/sys/kernel/config/tsm/report")
 _POLL_S = 0.05
+_BUSY = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR})
 
 
 def open_tdx(reports: Path = REPORTS, device: Path = DEVICE) -> ConfigfsTdx | QgsTdx:
@@ -83,24 +90,39 @@ class ConfigfsTdx:
             entry.rmdir()
 
     def _exchange(self, entry: Path, report_data: bytes) -> bytes:
-        """Write the request and read the quote; ``generation`` says whether it answers this request."""
+        """Write the request once and read until it is answered.
+
+        ``generation`` counts the writes that the kernel took: it is one higher after ours, unless another wrote too.
+        """
         deadline = time.monotonic() + self._timeout
+        expected = self._until_answered(deadline, lambda: _generation(entry)) + 1
+        self._until_answered(deadline, lambda: (entry / "inblob").write_bytes(report_data))
+        quote = self._until_answered(deadline, (entry / "outblob").read_bytes)
+        generation = self._until_answered(deadline, lambda: _generation(entry))
+        if generation != expected or not 0 < len(quote) <= MAX_QUOTE:
+            raise CollectionError(
+                f"configfs gave {len(quote)} bytes in generation {generation}, expected 1 to {MAX_QUOTE} in {expected}",
+                hint="somebody else wrote to this request" if generation != expected else "",
+            )
+        return without_padding(quote)
+
+    def _until_answered(self, deadline: float, ask: Callable[[], T]) -> T:
+        """Ask until the kernel is not busy; a write that it refuses as busy did not take place."""
         while True:
             try:
-                (entry / "inblob").write_bytes(report_data)
-                quote = (entry / "outblob").read_bytes()
-                generation = int((entry / "generation").read_text())
+                return ask()
             except OSError as error:
-                if not isinstance(error, BlockingIOError | InterruptedError) and error.errno != 16:  # EBUSY
+                if error.errno not in _BUSY:
                     raise
-            else:
-                if generation != 1 or not 0 < len(quote) <= MAX_QUOTE:
-                    raise CollectionError(
-                        f"configfs gave {len(quote)} bytes in generation {generation}, expected 1 to {MAX_QUOTE} in 1"
-                    )
-                return without_padding(quote)
             if time.monotonic() > deadline:
                 raise CollectionError(
                     f"no quote within {self._timeout:.0f} s", hint="the platform may not be registered"
                 )
             time.sleep(_POLL_S)
+
+
+def _generation(entry: Path) -> int:
+    text = (entry / "generation").read_text().strip()
+    if not text.isdecimal() or not text.isascii():
+        raise CollectionError(f"configfs gives generation {text!r:.40}, expected a number")
+    return int(text)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.server
 import json
 import threading
 import urllib.parse
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from attest_support import NOW
@@ -25,7 +27,6 @@ from attestation.platforms import ConfigfsTdx, FakeTdx, SimulatedTdx, Tpm, open_
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from appliance.lab.tee import SyntheticTdx
 
@@ -280,35 +281,96 @@ async def test_platforms_by_policy(tmp_path: Path) -> None:
             await platform.collect(b"short")
 
 
-async def test_the_kernels_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that behaves as configfs does: an entry appears with its attributes and goes with them."""
-    from pathlib import Path as RealPath
+class Configfs:
+    """A directory that behaves as configfs does: an entry comes and goes with its attributes, writes are counted."""
 
-    quote = bytes(632) + b"\x04\0\0\0" + b"abcd"
-    outcome = {"provider": "tdx_guest\n", "generation": "1\n", "outblob": quote + bytes(70)}
-    real = RealPath.mkdir
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch, quote: bytes) -> None:
+        self.root, self.quote, self.provider = root, quote, "tdx_guest"
+        self.generation: int | str = 0
+        self.strangers = 0
+        """Writes of others between ours and the answer."""
+        self.busy = dict.fromkeys(("inblob", "outblob"), 0)
+        self.written: list[bytes] = []
+        real, real_rmdir = Path.mkdir, Path.rmdir
 
-    def mkdir(self: Path, *args: object) -> None:
-        real(self)
-        for name, content in outcome.items():
-            (self / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        def mkdir(path: Path, *args: object) -> None:
+            real(path)
+            (path / "provider").write_text(self.provider + "\n")
 
-    def rmdir(self: Path) -> None:
-        for entry in self.iterdir():
-            entry.unlink()
+        def rmdir(path: Path) -> None:
+            for entry in path.iterdir():
+                entry.unlink()
+            real_rmdir(path)
 
-    monkeypatch.setattr(RealPath, "mkdir", mkdir)
-    monkeypatch.setattr(RealPath, "rmdir", rmdir)
-    assert await ConfigfsTdx(tmp_path).collect(bytes(64)) == quote
-    for name, content, message in (
+        real_text = Path.read_text
+
+        def read_text(path: Path, *args: Any, **options: Any) -> str:
+            return f"{self.generation}\n" if path.name == "generation" else real_text(path, *args, **options)
+
+        def write_bytes(path: Path, data: bytes) -> int:
+            self._wait("inblob")
+            self.written.append(data)
+            if isinstance(self.generation, int):
+                self.generation += 1 + self.strangers
+            return len(data)
+
+        def read_bytes(path: Path) -> bytes:
+            self._wait("outblob")
+            return self.quote
+
+        for name, replaced in (
+            ("mkdir", mkdir), ("rmdir", rmdir), ("read_text", read_text),
+            ("write_bytes", write_bytes), ("read_bytes", read_bytes),
+        ):  # fmt: skip
+            patch.setattr(Path, name, replaced)
+
+    def _wait(self, name: str) -> None:
+        if self.busy[name]:
+            self.busy[name] -= 1
+            raise OSError(errno.EBUSY, "Device or resource busy")
+
+    async def collect(self, **options: Any) -> bytes:
+        return await ConfigfsTdx(self.root, **options).collect(bytes(64))
+
+
+QUOTE = bytes(632) + b"\x04\0\0\0" + b"abcd"
+
+
+@pytest.fixture
+def configfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configfs:
+    return Configfs(tmp_path, monkeypatch, QUOTE + bytes(70))
+
+
+async def test_the_kernels_interface(configfs: Configfs) -> None:
+    assert await configfs.collect() == QUOTE
+    assert configfs.written == [bytes(64)]
+    assert not list(configfs.root.iterdir())
+
+
+async def test_a_busy_kernel_is_asked_again_without_another_request(configfs: Configfs) -> None:
+    configfs.busy = {"inblob": 2, "outblob": 3}
+    assert await configfs.collect() == QUOTE
+    assert configfs.written == [bytes(64)]
+    configfs.busy["outblob"] = 10**6
+    with pytest.raises(CollectionError, match="no quote within"):
+        await configfs.collect(timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
         ("provider", "sev_guest", "provider 'sev_guest'"),
-        ("generation", "2", "generation 2"),
-        ("outblob", b"", "0 bytes"),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setitem(outcome, name, content)
-            with pytest.raises(CollectionError, match=message):
-                await ConfigfsTdx(tmp_path).collect(bytes(64))
-    monkeypatch.undo()
+        ("strangers", 1, "in generation 2, expected 1 to .* in 1"),
+        ("generation", "x", "generation 'x', expected a number"),
+        ("quote", b"", "0 bytes"),
+    ],
+)
+async def test_what_the_kernels_interface_may_not_say(configfs: Configfs, name: str, value: object, words: str) -> None:
+    setattr(configfs, name, value)
+    with pytest.raises(CollectionError, match=words):
+        await configfs.collect()
+
+
+async def test_no_kernels_interface_at_all(tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match="takes no request"):
         await ConfigfsTdx(tmp_path / "absent").collect(bytes(64))
