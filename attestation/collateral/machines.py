@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from attestation.collateral.sources import Sources
+    from attestation.snp.report import SnpReport
+    from attestation.snp.vek import Vek
 
 
 async def tdx_collateral(quote: bytes, sources: Sources) -> bytes:
@@ -43,7 +45,7 @@ async def gcp_collateral(evidence: bytes, sources: Sources) -> bytes | None:
 
 
 async def snp_collateral(evidence: bytes, sources: Sources) -> bytes:
-    """Collateral of a SEV-SNP machine, bare or Azure's; the key's certificate is its host's where that gave one.
+    """Collateral of a SEV-SNP machine, bare or Azure's; the key's certificate is its host's where that fits the report.
 
     Raises:
         AttestationError: The evidence cannot be read, is not of such a machine, or there is none.
@@ -60,7 +62,8 @@ async def report_collateral(
     Args:
         report: 1184 bytes.
         sources: Where collateral comes from.
-        certificates: What the machine's host gave, by name (:data:`attestation.snp.evidence.LIMITS`).
+        certificates: What the machine's host gave, by name (:data:`attestation.snp.evidence.LIMITS`); a chip's
+            certificate that is not for this report is left aside.
         product: Its product; None takes the report's word, and tries each for a report that says none.
 
     Raises:
@@ -69,7 +72,10 @@ async def report_collateral(
     parsed = parse_report(report)
     vlek = parsed.signing_key is SigningKey.VLEK
     leaf = (certificates or {}).get("vlek" if vlek else "vcek")
-    named = product or parsed.product or _product_of(leaf)
+    key = _key_of(leaf)
+    if not vlek and any(parsed.chip_id) and not (key is not None and _certifies(key, parsed)):
+        leaf = None  # hosts keep them beyond updates of their firmware: AMD is asked for the one that signed
+    named = product or parsed.product or (key.product if key is not None else None)
     # Version 2 of the report, of Milan and Genoa, does not say which processor it is of.
     first, *others = (named,) if named else (Product.MILAN, Product.GENOA)
     get = functools.partial(sources.snp.get, vlek=vlek, leaf=leaf)
@@ -89,10 +95,15 @@ def _report_in(evidence: bytes) -> tuple[bytes, Mapping[str, bytes]]:
     return shown.report, shown.certificates
 
 
-def _product_of(leaf: bytes | None) -> str | None:
+def _key_of(leaf: bytes | None) -> Vek | None:
     if leaf is None:
         return None
     try:
-        return parse_vek(leaf).product
+        return parse_vek(leaf)
     except EvidenceError:
         return None
+
+
+def _certifies(key: Vek, report: SnpReport) -> bool:
+    """Whether the certificate is for the chip and the patch level of a report; its signature is for the verifier."""
+    return key.tcb.raw == report.reported_tcb and key.hardware_id.ljust(len(report.chip_id), b"\0") == report.chip_id

@@ -12,7 +12,7 @@ import pytest
 from appliance.lab.collateral_faults import Fault, Service
 from appliance.lab.collateral_server import CollateralServer
 from appliance.lab.gpu_world import SyntheticGpus
-from appliance.lab.snp_machine import SnpMachine
+from appliance.lab.snp_machine import SnpAttack, SnpMachine
 from appliance.lab.snp_world import SyntheticSnp
 from appliance.lab.tee import SyntheticTdx
 from attestation import dcap
@@ -109,6 +109,26 @@ async def test_a_cloud_key_needs_the_hosts_certificate_and_gets_the_rest() -> No
     assert "certificate table" in refused.missing[0].hint
     assert found.missing == ()
     assert snp_reader.read(given.encode(), found.staple.snp, machine.roots, time.time())[0] is not None
+
+
+async def test_a_hosts_certificate_that_is_not_for_this_report_is_left_aside(
+    server: CollateralServer, snp: SyntheticSnp
+) -> None:
+    """A host keeps what it fetched once: after an update of its firmware, or a move, AMD is asked.
+
+    Control: the certificate that fits, which saves the question.
+    """
+    fitting = SnpCollateral.parse(snp.collateral()).vek
+    updated = SyntheticSnp(SnpAttack(outdated_tcb=True), machine=snp.machine, pki=snp.pki)
+    updated.chip_id = snp.chip_id
+    older = SnpCollateral.parse(updated.collateral()).vek
+    another = SnpCollateral.parse(SyntheticSnp(machine=snp.machine, pki=snp.pki).collateral()).vek
+    report = snp.report(bytes(64))
+    for given, questions in ((fitting, 0), (older, 1), (another, 1), (b"no certificate", 1)):
+        server.asked.clear()
+        found = await report_collateral(report, sources(server), certificates={"vcek": given})
+        assert server.asked[Service.VEK] == questions
+        assert snp_reader.read(SnpEvidence(report).encode(), found, snp.roots, time.time())[0] is not None
 
 
 async def test_without_a_revocation_list_the_rest_comes_and_the_verdict_says_so(
