@@ -1,8 +1,8 @@
 """What evidence is judged by: the verifier's own collateral first, what the peer stapled else.
 
 Our own first, because a peer could staple collateral from before a TCB recovery. For a time in the past it is the other
-way round: our sources have today's. Everything here is signed by the makers of the hardware and dated; the readers and
-the judge of devices check both.
+way round: our sources have today's. AMD's revocation list is taken from either, where the other lacks it. Everything
+here is signed by the makers of the hardware and dated; the readers and the judge of devices check both.
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ class MaterialFinder:
             platform = first.tdx or second.tdx
             notes = (_platform(platform, own.staple.tdx, own.missing, needed=form == "tdx"),)
         elif form in {"snp", "azure"}:
-            platform = first.snp or second.snp
-            notes = (_platform(platform, own.staple.snp, own.missing, needed=False),)
+            chosen = first.snp or second.snp
+            notes = (_platform(chosen, own.staple.snp, own.missing, needed=False),)
+            platform = _with_revocation_list(chosen, second.snp)
         if devices:
             notes = (*notes, _devices(own, staple))
         return Material(platform, References(rims, ocsp), notes)
@@ -148,6 +149,20 @@ def stapling(sources: Sources) -> Stapling:
         return found.staple
 
     return staple
+
+
+def _with_revocation_list(chosen: bytes | None, other: bytes | None) -> bytes | None:
+    """Collateral of an SEV-SNP machine, with the revocation list of another piece where it lacks one."""
+    if chosen is None or other is None or chosen is other:
+        return chosen
+    from attestation.snp.collateral import SnpCollateral  # noqa: PLC0415 - verifiers of other machines load none of it
+
+    try:
+        mine = SnpCollateral.parse(chosen)
+        whole = mine.with_revocation_list_of(SnpCollateral.parse(other))
+    except EvidenceError:
+        return chosen  # its reader says what is wrong with the chosen one; the other one is not needed
+    return chosen if whole is mine else whole.encode()
 
 
 def _platform(found: bytes | None, own: bytes | None, missing: Sequence[Missing], *, needed: bool) -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography import x509
@@ -54,6 +54,15 @@ class SnpCollateral:
             ark=_data(value["ark"], "ark", MAX_CERTIFICATE),
             crl=None if value["crl"] is None else _data(value["crl"], "crl", MAX_CRL),
         )
+
+    def with_revocation_list_of(self, other: SnpCollateral) -> SnpCollateral:
+        """This one, with the other's revocation list if it has none itself and both have the same root.
+
+        The list is signed by that root and dated, so it does not matter whose it is.
+        """
+        if self.crl is not None or other.ark != self.ark:
+            return self
+        return replace(self, crl=other.crl)
 
     @classmethod
     def from_kds(cls, vek: bytes, chain_pem: bytes, crl: bytes | None) -> SnpCollateral:

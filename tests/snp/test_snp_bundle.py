@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from attestation.errors import CollateralError
 from attestation.evidence import build_bundle, parse_bundle
 from attestation.ratls import Identity
 from attestation.snp import Product, reader
+from attestation.snp.collateral import SnpCollateral
 from attestation.staple import Staple
 from attestation.verifier import Verifier
 
@@ -97,6 +99,39 @@ async def test_a_verifiers_own_source_serves_a_bare_bundle() -> None:
     assert source.asked == [("Genoa", of.chip_id, False)]
     alone = await verifier(of).verify_bundle(bare, nonce=NONCE, public_key=who.public_key)
     assert {check.name for check in alone.failed} == {"revocation"}  # the host's certificates come without a list
+
+
+class WithoutList(Source):
+    """A source that AMD's list cannot be had from."""
+
+    async def get(
+        self, product: str, chip_id: bytes, tcb: Mapping[str, int] | bytes, *, vlek: bool, leaf: bytes | None = None
+    ) -> bytes:
+        return replace(SnpCollateral.parse(await super().get(product, chip_id, tcb, vlek=vlek)), crl=None).encode()
+
+
+async def test_a_stapled_revocation_list_serves_where_our_own_source_has_none() -> None:
+    """Control: the same source and the bundle without anything stapled."""
+    of = machine()
+    who = await identity(of)
+    judge = verifier(of, Sources(snp=WithoutList(of)))
+    verdict = await judge.verify_bundle(await bundle(of, who), nonce=NONCE, public_key=who.public_key)
+    assert verdict.require().accepted
+    bare = await bundle(of, who, stapled=False)
+    alone = await judge.verify_bundle(bare, nonce=NONCE, public_key=who.public_key)
+    assert {check.name for check in alone.failed} == {"revocation"}
+
+
+async def test_a_stapled_list_is_checked_like_any_other_and_a_strangers_is_not_taken() -> None:
+    of = machine()
+    own = replace(SnpCollateral.parse(of.collateral()), crl=None)
+    forged = SnpCollateral.parse(machine(SnpAttack(forged_crl=True)).collateral())
+    with_forged = own.with_revocation_list_of(forged)
+    found, checks = reader.read(of.evidence(bytes(64)), with_forged.encode(), of.roots, NOW)
+    assert found is None
+    assert {check.name for check in checks if not check.passed} == {"revocation"}
+    assert own.with_revocation_list_of(SnpCollateral.parse(machine(product=Product.TURIN).collateral())) is own
+    assert with_forged.with_revocation_list_of(SnpCollateral.parse(of.collateral())) is with_forged
 
 
 async def test_a_certificate_is_accepted() -> None:
