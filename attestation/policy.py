@@ -176,8 +176,9 @@ def _by_platform(forms: Collection[Form], tdx: tuple[Rule, ...], references: Seq
         references: The images that a machine with a TPM may have booted.
     """
     rules: dict[str, Rule] = {}
+    logged = (*tdx, log_rules())
     if "tdx" in forms:
-        rules["tdx"] = AllOf((*tdx, log_rules()))
+        rules["tdx"] = AllOf(logged)
     if "tpm" in forms:
         rules["tpm"] = tpm_rules(references)
     if "snp" in forms:
@@ -191,7 +192,7 @@ def _by_platform(forms: Collection[Form], tdx: tuple[Rule, ...], references: Seq
     if "gcp" in forms:
         from attestation.gcp.rules import gcp_rules  # noqa: PLC0415 - likewise
 
-        rules["gcp"] = AllOf(gcp_rules(tdx=tdx, references=references))
+        rules["gcp"] = AllOf(gcp_rules(tdx=logged, references=references))
     return ByPlatform(rules)
 
 

@@ -53,13 +53,12 @@ async def collect_fresh(platform: Platform, report_data: bytes) -> tuple[bytes, 
 
     A register may be extended while the quote is made: the log is the same before and after it, or both are made anew.
     """
-    if isinstance(platform, LoggingPlatform):
-        return await platform.collect_with_logs(report_data), None
+    collect = platform.collect_with_logs if isinstance(platform, LoggingPlatform) else platform.collect
     if not isinstance(platform, EventLogPlatform):
-        return await platform.collect(report_data), None
+        return await collect(report_data), None
     before = await platform.event_log()
     for _ in range(_ATTEMPTS):
-        quote = await platform.collect(report_data)
+        quote = await collect(report_data)
         after = await platform.event_log()
         if after == before:
             return quote, after

@@ -71,7 +71,8 @@ def build(document: PolicyDocument, given: Given) -> Policy:
         AttestationError: Simulated roots are none, or too many.
     """
     roots = _roots(document, given)
-    tdx = machines.tdx_rules(document.tdx or Tdx(), frozenset(map(_tdx_root, roots.tdx)))
+    logs = log_rules(required=document.event_log is not None and document.event_log.required)
+    tdx = (*machines.tdx_rules(document.tdx or Tdx(), frozenset(map(_tdx_root, roots.tdx))), logs)
     snp = document.snp or Snp()
     by_platform: dict[str, Rule] = {
         "tdx": AllOf(tdx),
@@ -90,8 +91,6 @@ def build(document: PolicyDocument, given: Given) -> Policy:
         rules.append(InGroup("gpu", AllOf(machines.gpu_section(document.gpu))))
     if document.event_log is not None:
         rules += [OnPlatform(names, rule) for names, rule in _events(document.event_log)]
-    required = document.event_log is not None and document.event_log.required
-    rules.append(OnPlatform(("tdx",), log_rules(required=required)))
     rules += [StatedDevices(), *_left_out(document)]
     return Policy(
         document.name,

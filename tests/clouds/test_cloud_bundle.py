@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -10,6 +12,8 @@ from cloud_support import BOOTED, MEASURED, REFERENCE
 from appliance.lab.cloud_world_azure import PARAVISOR, AzureAttack, AzureWorld
 from appliance.lab.cloud_world_gcp import GcpAttack, GcpWorld
 from appliance.lab.snp_world import SyntheticSnp
+from appliance.lab.tee import SyntheticTdx
+from appliance.lab.tee_faults import Faults
 from attestation import claims, policy
 from attestation.azure import references as azure
 from attestation.claims import WorkloadStatement
@@ -18,6 +22,7 @@ from attestation.collateral.sources import Sources
 from attestation.evidence import build_bundle
 from attestation.gcp import references as gcp
 from attestation.gcp.evidence import parse_gcp
+from attestation.policy_file import load_policy
 from attestation.ratls import Identity
 from attestation.staple import Staple
 from attestation.tdx import parse_quote
@@ -25,9 +30,9 @@ from attestation.verifier import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from appliance.lab.snp_world import SnpPki
-    from appliance.lab.tee import SyntheticTdx
     from attestation.policy import Policy
     from attestation.verdict import CheckGroup, Verdict
 
@@ -186,3 +191,59 @@ async def test_an_attack_on_googles_evidence_reaches_the_verdict(
     verdict = await judged(GcpWorld(BOOTED, tdx, ecc=True, attack=attack), tdx)
     assert check in {item.name for item in verdict.failed}
     assert (await judged(GcpWorld(BOOTED, tdx, ecc=True), tdx)).accepted
+
+
+class Logging(GcpWorld):
+    """A Google machine whose TDX log is there, too, as :class:`attestation.platforms.gcp.Gcp` gathers it."""
+
+    def __init__(self, tdx: SyntheticTdx, *, log: bool = True) -> None:
+        super().__init__(BOOTED, tdx, ecc=True)
+        self.tdx, self.log = tdx, log
+
+    async def event_log(self) -> bytes | None:
+        return self.tdx.event_log() if self.log else None
+
+
+def failing(verdict: Verdict) -> set[tuple[str, str]]:
+    return {(check.group, check.name) for check in verdict.failed}
+
+
+@pytest.mark.parametrize(
+    ("faults", "wrong"),
+    [
+        (Faults(log_edited=True), {"event log"}),
+        (Faults(log_foreign=True), {"event log"}),
+        (Faults(unlogged_extend=True), {"event log", "rtmr3 log"}),
+    ],
+)
+async def test_the_log_of_a_google_machines_td_is_judged(faults: Faults, wrong: set[str]) -> None:
+    """Control: the same machine with the log of what it booted."""
+    honest, lying = SyntheticTdx(), SyntheticTdx(faults)
+    good = await judged(Logging(honest), honest)
+    assert good.require().accepted
+    named = {check.name: check for check in good.checks if check.group == "event log"}
+    assert set(named) == {"event log", "rtmr3 log"}
+    assert named["event log"].checked
+    assert failing(await judged(Logging(lying), lying)) == {("event log", name) for name in wrong}
+
+
+def test_a_policys_file_may_demand_the_log_of_a_google_machines_td(tmp_path: Path) -> None:
+    tdx = SyntheticTdx()
+    for required, log, wrong in (
+        (False, False, set()),
+        (True, True, set()),
+        (True, False, {("event log", "event log")}),
+    ):
+        machine = Logging(tdx, log=log)
+        for name, root in (("tdx", tdx.root_der), ("gcp", machine.roots[0])):
+            (tmp_path / f"{name}.der").write_bytes(root)
+        path = tmp_path / "policy.json"
+        document = {"name": "logs", "platforms": ["gcp"], "event_log": {"required": required}}
+        path.write_text(json.dumps({**document, "simulated": {"tdx": ["tdx.der"], "gcp": ["gcp.der"]}}))
+
+        async def verdict(machine: Logging = machine, path: Path = path) -> Verdict:
+            who = await Identity.create(machine)
+            verifier = Verifier(load_policy(path))
+            return await verifier.verify_bundle(await made(machine, who, tdx), nonce=NONCE, public_key=who.public_key)
+
+        assert failing(asyncio.run(verdict())) == wrong
