@@ -49,8 +49,18 @@ _QUOTE_HINTS = (
     ("certificate chain", "the chain does not end in this policy's root, or a certificate in it is revoked or expired"),
     ("Debug", "the guest runs in debug mode and can be read by its host"),
     ("migration", "the guest can be migrated, so its state can be taken out"),
+    ("service TD", "a service TD is bound to the machine and may take its state out: launch it without one"),
+    ("SEPT_VE_DISABLE", "the host can make the guest's memory vanish unseen: launch it with SEPT_VE_DISABLE"),
+    ("TDX module identity", "the TDX module is not one that Intel signed"),
     ("TCB status is invalid", "the platform's TCB is revoked"),
+    (
+        "No matching TCB level",
+        "the platform is older than all that Intel lists: update firmware and TDX module",
+    ),
+    ("CRL", "the collateral lacks a revocation list that can be read: fetch it again, from Intel or another cache"),
+    ("Signature is invalid for", "the collateral was altered or is not signed by Intel: fetch it again"),
 )
+"""What to do, by words of the library's message; the first that fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +160,16 @@ class DcapReader:
             quote = without_padding(quote)
         if collateral is None:
             return Reading(None, None, (_why_none(quote),))
-        failure = ""
+        failure = hint = ""
         for root in self.roots:
             try:
                 found = dcap.verify_quote(quote, collateral, root_der=root, now=now)
             except (EvidenceError, CollateralError) as error:
-                failure = error.message
+                failure, hint = error.message, error.hint
                 continue
             check = Check("quote", True, f"version {found.quote.version}, signatures and chain hold", expected)
             return Reading(found.quote.report, found, (check,), found.expires_at)
-        hint = next((text for key, text in _QUOTE_HINTS if key in failure), "")
+        hint = next((text for key, text in _QUOTE_HINTS if key in failure), hint)
         return Reading(None, None, (Check("quote", False, failure, expected, hint),))
 
 

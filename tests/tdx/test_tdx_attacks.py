@@ -22,6 +22,7 @@ from attestation.tdx_rules import MachineListed, PlatformKind, Register, TcbStat
 
 if TYPE_CHECKING:
     from attestation.rules import Rule
+    from attestation.verdict import Check
 
 ATTACKS: list[tuple[str, dict[str, Any], str, str]] = [
     ("3 debug", {"debug": True}, "quote", "Debug mode is enabled"),
@@ -60,6 +61,44 @@ def test_an_attack_is_refused_by_name(attack: dict[str, Any], check: str, seen: 
     checks = judge(SyntheticTdx(Faults(**attack), clock=lambda: NOW))
     assert failed(checks) == [check]
     assert seen.lower() in next(item for item in checks if not item.passed).seen.lower()
+
+
+HINTS = [
+    ({"debug": True}, "debug mode"),
+    ({"flipped": (TdAttribute.SEPT_VE_DISABLE,)}, "launch it with SEPT_VE_DISABLE"),
+    ({"unsigned_module": True}, "not one that Intel signed"),
+    ({"migratable": True}, "can be migrated"),
+    ({"service_td": True}, "launch it without one"),
+    ({"tcb_status": "Revoked"}, "TCB is revoked"),
+    ({"collateral_age_s": 31 * DAY}, "collateral is stale"),
+    ({"collateral_age_s": -DAY}, "from the future"),
+    ({"forge_tcb_info": True}, "altered or is not signed by Intel"),
+    ({"collateral_fmspc": bytes(6)}, "another kind of platform"),
+    ({"revoke_pck": True}, "revoked or expired"),
+    ({"missing_crl": True}, "lacks a revocation list"),
+    ({"numbered_crls": False}, "lacks a revocation list"),
+]
+
+
+@pytest.mark.parametrize(("attack", "hint"), HINTS)
+def test_what_the_quote_library_refuses_has_a_hint_of_its_own(attack: dict[str, Any], hint: str) -> None:
+    checks = judge(SyntheticTdx(Faults(**attack), clock=lambda: NOW))
+    assert hint in next(item for item in checks if item.name == "quote").hint
+
+
+def test_a_platform_older_than_every_listed_level_is_told_to_update() -> None:
+    """Control: the lowest level that is listed."""
+    world = SyntheticTdx(clock=lambda: NOW)
+    svn = parse_quote(world.quote(REPORT_DATA)).report.tee_tcb_svn
+
+    def checks(level: int) -> list[Check]:
+        shown = world.quote(REPORT_DATA, tee_tcb_svn=svn[:2] + bytes([level]) + svn[3:])
+        return [check for check in judge(world, quote=shown) if not check.passed]
+
+    assert checks(2) == []
+    (check,) = checks(1)
+    assert "No matching TCB level" in check.seen
+    assert "update firmware" in check.hint
 
 
 @pytest.mark.parametrize("service_td", [False, True])
