@@ -43,6 +43,10 @@ fmt *args:
 lock *args:
     @python scripts/lock_all.py "$@"
 
+# search every parser of outside bytes for inputs that break it: `just fuzz --seconds 60 --target spdm`
+fuzz *args:
+    @python tests/fuzz/fuzz_run.py "$@"
+
 # ratios within one run; figures for docs/performance.md
 bench *args:
     @python benchmarks/run.py "$@"
