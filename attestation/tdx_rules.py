@@ -101,17 +101,27 @@ class Xfam:
 
     The default allows x87, SSE, AVX, AVX-512, PKRU, CET and AMX (bits 0–2, 5–7, 9, 11, 12, 17, 18) and so refuses
     processor trace and last-branch records.
+
+    Attributes:
+        required: Bits that have to be set.
+        allowed: Bits that may be set.
+        exactly: The only values that are taken, whatever the masks say; any when there is none.
     """
 
     required: int = 0x3
     allowed: int = 0x61AE7
+    exactly: tuple[int, ...] = ()
 
     def appraise(self, subject: Subject) -> Finding:
-        """Compare with both masks."""
+        """Compare with the values or with both masks."""
         value = int.from_bytes(subject.report.xfam, "little") if subject.report else 0
-        passed = value & self.required == self.required and value & ~self.allowed == 0
+        passed = value in self.exactly
+        expected = " or ".join(f"{item:#x}" for item in self.exactly)
+        if not self.exactly:
+            passed = value & self.required == self.required and value & ~self.allowed == 0
+            expected = f"{self.required:#x} within {self.allowed:#x}"
         hint = "the machine was launched with other state components: compare the host's launch settings"
-        return one("xfam", passed, f"{value:#x}", f"{self.required:#x} within {self.allowed:#x}", hint, why=_WHY_XFAM)
+        return one("xfam", subject.report is not None and passed, f"{value:#x}", expected, hint, why=_WHY_XFAM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from attestation.policy import Policy, root_key_id
 from attestation.roots import MAKERS, Roots, open_reader
 from attestation.rules import AllOf, AnyOf, ByPlatform, InGroup, MaxAge, StatementImage, StatementValues
 from attestation.snp.roots import root_key_id as snp_root
-from attestation.tdx_log_rules import log_rules
+from attestation.tdx_log_rules import EDK2_SEPARATORS, BootSequence, log_rules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -206,8 +206,14 @@ def _measurements(section: Measurements, given: Given) -> Rule:
 
 
 def _events(section: EventLogDemands) -> list[tuple[tuple[str, ...], Rule]]:
-    """A rule for each register that is spoken of, with the platforms that have it."""
-    return [
+    """A rule for each register that is spoken of and for the order of a TD's boot, with the platforms that have it."""
+    stated = section.boot_sequence
+    counts = {int(name[4:]): count for name, count in stated.items()} if isinstance(stated, dict) else EDK2_SEPARATORS
+    order = BootSequence(counts)
+    sequence: list[tuple[tuple[str, ...], Rule]] = (
+        [] if stated is False else [(("tdx",), order), (("gcp",), AllOf(machines.of_google_s_tdx((order,))))]
+    )
+    return sequence + [
         (
             _PCR if stated.register_name.startswith("pcr") else _TDX,
             InGroup(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from attestation.policies.rules import TpmMachineListed, XfamIs
+from attestation.policies.rules import TpmMachineListed
 from attestation.rules import ReportData
 from attestation.tdx_rules import (
     ConfigBinding,
     MachineListed,
     PlatformFlags,
+    PlatformKind,
     Register,
     RootKey,
     TcbStatus,
@@ -95,13 +96,14 @@ def _tdx(section: Tdx) -> dict[str, Rule | None]:
             allow_smt=section.smt,
         ),
         "td_attributes": TdAttributes(section.td_attributes),
-        "xfam": XfamIs(section.xfam) if section.xfam is not None else Xfam(),
+        "xfam": Xfam(exactly=section.xfam or ()),
         "mr_seam": Register("mr_seam", modules, "another TDX module than the listed ones is loaded")
         if modules is not None
         else None,
         "mr_signer_seam": Register("mr_signer_seam", section.mr_signer_seam, "another signs the TDX module"),
         "mr_owner": Register("mr_owner", section.mr_owner, "the machine was launched for another owner"),
         "mr_owner_config": Register("mr_owner_config", section.mr_owner_config, "launched with other owner settings"),
+        "fmspc": PlatformKind(section.fmspc) if section.fmspc is not None else None,
         "machines": MachineListed(listed) if listed is not None else None,
     }
 

@@ -21,6 +21,7 @@ from attestation.policies.types import (
     PublicKey,
     RegisterHash,
     RegisterName,
+    Rtmr,
     Text,
     Word,
 )
@@ -155,10 +156,13 @@ class EventLogDemands(Part):
     Attributes:
         required: A machine without a log is refused.
         rules: What the events of a register have to be.
+        boot_sequence: Whether a TD's firmware has to have ended as it should, each separator measured once and boot
+            services left; or how many separators each register has, where firmware measures others than today's.
     """
 
     required: bool = True
     rules: Annotated[tuple[StatedEvents, ...], Field(max_length=64)] = ()
+    boot_sequence: bool | dict[Rtmr, Annotated[int, Field(ge=0, le=16)]] = False
 
 
 class Freshness(Part):

@@ -15,6 +15,7 @@ from attestation.policies.types import (
     ChipId,
     Days,
     DriverVersion,
+    Fmspc,
     Hash32,
     Hash48,
     Level,
@@ -74,6 +75,7 @@ class Tdx(Part):
         dynamic_platform: Whether a machine to which packages can be added is taken.
         cached_keys: Whether a machine whose platform keys Intel keeps is taken.
         smt: Whether hyper-threading is allowed.
+        fmspc: Kinds of platforms that are allowed, as Intel numbers families of processors and boards.
         machines: PPIDs of the only machines that are taken.
         zero_padding: Take quotes with zeros after them.
     """
@@ -88,6 +90,7 @@ class Tdx(Part):
     dynamic_platform: bool = True
     cached_keys: bool = True
     smt: bool = True
+    fmspc: Annotated[frozenset[Fmspc], Field(min_length=1, max_length=256)] | None = None
     machines: Annotated[frozenset[Ppid], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
     zero_padding: bool = False
 

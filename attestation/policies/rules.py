@@ -183,26 +183,6 @@ class RegistersAre:
 
 
 @dataclass(frozen=True, slots=True)
-class XfamIs:
-    """XFAM is one of the given values, exactly."""
-
-    allowed: tuple[int, ...]
-
-    def appraise(self, subject: Subject) -> Finding:
-        """Compare all 64 bits."""
-        value = int.from_bytes(subject.report.xfam, "little") if subject.report else 0
-        expected = " or ".join(f"{item:#x}" for item in self.allowed)
-        return one(
-            "xfam",
-            subject.report is not None and value in self.allowed,
-            f"{value:#x}",
-            expected,
-            "the machine was launched with other processor features than this policy states",
-            why="some processor features, such as tracing, can be turned against what runs inside",
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class TpmMachineListed:
     """The TPM's machine is on an allow-list."""
 

@@ -12,6 +12,7 @@ from measurements.signature import parse_public_key
 
 MAX_ITEMS: Final = 4096
 PLATFORMS: Final = ("tdx", "snp", "azure", "gcp", "tpm")
+Rtmr: TypeAlias = Literal["rtmr0", "rtmr1", "rtmr2", "rtmr3"]
 PlatformName: TypeAlias = Literal["tdx", "snp", "azure", "gcp", "tpm"]
 
 
@@ -75,6 +76,7 @@ Hash32 = Annotated[bytes, _bytes_of(32)]
 Hash48 = Annotated[bytes, _bytes_of(48)]
 RegisterHash = Annotated[bytes, _bytes_of(32, 48)]
 Ppid = Annotated[bytes, _bytes_of(16)]
+Fmspc = Annotated[bytes, _bytes_of(6)]
 ChipId = Annotated[bytes, _bytes_of(8, 64)]
 """64 bytes; Turin's have 8, and zeros after them."""
 

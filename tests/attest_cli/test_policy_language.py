@@ -73,6 +73,8 @@ def failing(verdict: Verdict) -> list[str]:
         ("name = 'x'\n[tdx]\ntd_attributes = ['DEBUGG']", "tdx.td_attributes: unknown attribute 'DEBUGG'"),
         ("name = 'x'\n[tdx]\nxfam = ['0xzz']", "tdx.xfam[0]: expected a number"),
         ("name = 'x'\n[tdx]\nmachines = ['00']", "tdx.machines[0]: expected 16 bytes in hex"),
+        ("name = 'x'\n[tdx]\nfmspc = ['00']", "tdx.fmspc[0]: expected 6 bytes in hex"),
+        ("name = 'x'\n[event_log]\nboot_sequence = {rtmr4 = 1}", "event_log.boot_sequence"),
         ("name = 'x'\n[tdx.tcb]\ngrace_statuses = ['Revoked']", "tdx.tcb.grace_statuses[0]"),
         ("name = 'x'\n[snp]\nproducts = ['Naples']", "snp.products[0]"),
         ("name = 'x'\n[snp.tcb_minimum.Genoa]\nspl4 = 1", "snp.tcb_minimum.Genoa.spl4"),
@@ -204,6 +206,7 @@ def _sections(site: Site) -> list[tuple[str, dict[str, Any], dict[str, Any], str
             "mr_signer_seam",
         ),
         ("machines", {"tdx": {"machines": [site.tdx.ppid.hex()]}}, {"tdx": {"machines": ["55" * 16]}}, "machine"),
+        ("fmspc", {"tdx": {"fmspc": [site.tdx.fmspc.hex()]}}, {"tdx": {"fmspc": ["66" * 6]}}, "platform kind"),
         ("smt", {"tdx": {"smt": True}}, {"tdx": {"smt": False}}, "hyper-threading"),
         (
             "number",
@@ -223,6 +226,13 @@ def _sections(site: Site) -> list[tuple[str, dict[str, Any], dict[str, Any], str
         ("contains", events(contains=digests[1:3]), events(contains=["66" * 48]), "events of rtmr1: contain"),
         ("only", events(only=digests), events(only=digests[1:]), "events of rtmr1: only"),
         ("exactly", events(exactly=digests), events(exactly=digests[::-1]), "events of rtmr1: exactly"),
+        (
+            "boot sequence",
+            {"event_log": {"boot_sequence": {"rtmr0": 1, "rtmr1": 1}}},
+            {"event_log": {"boot_sequence": {"rtmr0": 2, "rtmr1": 1}}},
+            "separators",
+        ),
+        ("today's boot sequence", *({"event_log": {"boot_sequence": way}} for way in (True, {})), "separators"),
         ("workload", {"workload": {"role": "worker"}}, {"workload": {"role": "gateway"}}, "statement role"),
         ("age", {"freshness": {"max_age_s": 1e6}}, {"freshness": {"max_age_s": 1e-9}}, "age"),
     ]
@@ -271,6 +281,7 @@ def test_a_part_is_exactly_what_it_states(site: Site) -> None:
         {"event_log": {}},
         {"tdx": {"zero_padding": True}},
         {"tdx": {"smt": False}, "platforms": ["tdx", "snp"]},
+        {"event_log": {"boot_sequence": True}, "platforms": ["tdx", "tpm"]},
         {"event_log": {"rules": [{"register": "pcr4", "contains": ["11" * 32]}]}, "platforms": ["tdx"]},
     ],
     ids=str,
