@@ -63,7 +63,7 @@ async def make(
             write_atomically(base / name / CHAIN_FILE, (own / CHAIN_FILE).read_bytes(), 0o400, owner=users[name])
         shutil.rmtree(own)
         return
-    if found.name == "tdx" or (found.name == "snp" and system.path(TSM).exists()):
+    if found.name in {"tdx", "snp"} and system.path(TSM).exists():  # older kernels have their devices alone
         # Each service makes an entry of its own below; configfs gives an entry to whoever made it.
         system.path(TSM).chmod(0o1777)
     if found.name == "tdx":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.boot.stages import write_atomically
 from appliance.errors import StageError
-from attestation.platforms import ConfigfsTdx, detect
+from attestation.platforms import detect, open_tdx
 from attestation.tdx import parse_quote
 from attestation.tdx_rules import ZERO48
 
@@ -110,7 +110,7 @@ def bound(report: TdReport, digest: bytes) -> None:
 
 async def own_report() -> TdReport:
     """This TD's report, by way of a quote whose signature is not looked at; raises ``AttestationError``."""
-    return parse_quote(await ConfigfsTdx().collect(bytes(64))).report
+    return parse_quote(await open_tdx().collect(bytes(64))).report
 
 
 def publish(system: System, attestable: Attestable) -> None:

@@ -71,9 +71,13 @@ def _tdx(root: Path) -> Finding:
     reports = (root / "sys/kernel/config/tsm/report").is_dir()
     if not flagged:
         return Finding("tdx", False, False, "the processor does not say that this is a TDX guest")
-    if not reports:
-        return Finding("tdx", True, False, "a TDX guest without /sys/kernel/config/tsm/report: load tdx_guest and tsm")
-    return Finding("tdx", True, True, "a TDX guest with /sys/kernel/config/tsm/report")
+    if reports:
+        return Finding("tdx", True, True, "a TDX guest with /sys/kernel/config/tsm/report")
+    if (root / "dev/tdx_guest").exists():
+        why = "a TDX guest with /dev/tdx_guest, without configfs: the host's quote service is asked over vsock"
+        return Finding("tdx", True, True, why)
+    why = "a TDX guest without /sys/kernel/config/tsm/report and /dev/tdx_guest: load tdx_guest and tsm"
+    return Finding("tdx", True, False, why)
 
 
 def _snp(root: Path) -> Finding:

@@ -47,13 +47,14 @@ async def test_a_cloud_certifies_its_tpm_itself(tmp_path: Path, name: str) -> No
         assert stat.S_IMODE((base / service).stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("name", ["tdx", "snp"])
 @pytest.mark.parametrize("has", [True, False])
-async def test_an_snp_machine_may_have_the_older_interface_alone(tmp_path: Path, has: bool) -> None:
+async def test_a_machine_may_have_the_older_interface_alone(tmp_path: Path, has: bool, name: str) -> None:
     system = machine(tmp_path)
     entries = tmp_path / TSM.lstrip("/")
     if has:
         entries.mkdir(parents=True, exist_ok=True)
-    await keys.make(system, Found("snp"), authority=None, users=USERS)
+    await keys.make(system, Found(name), authority=None, users=USERS)
     assert not entries.exists() or stat.S_IMODE(entries.stat().st_mode) == 0o1777
 
 

@@ -185,6 +185,13 @@ def machine(root: Path, *paths: str, **texts: str) -> Path:
             "tdx: yes (a TDX guest",
         ),
         ((), {"cpuinfo": "flags : fpu tdx_guest\n"}, "none", "tdx: found, not usable (a TDX guest without"),
+        (
+            ("dev/tdx_guest",),
+            {"cpuinfo": "flags : fpu tdx_guest\n"},
+            "tdx",
+            "tdx: yes (a TDX guest with /dev/tdx_guest, without configfs",
+        ),
+        (("dev/tdx_guest",), {}, "none", "tdx: no (the processor does not say"),
         (("dev/sev-guest",), {}, "snp", "snp: yes (an SEV-SNP guest with /dev/sev-guest"),
         ((), {"cpuinfo": "flags : fpu sev_snp\n"}, "none", "snp: found, not usable (the processor says SEV-SNP"),
     ],
