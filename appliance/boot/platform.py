@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.boot.stages import write_atomically
 from appliance.errors import StageError
-from attestation.platforms import detect, open_tdx
+from attestation.platforms import detect, open_platform
+from attestation.snp.evidence import SnpEvidence
+from attestation.snp.report import parse_report
 from attestation.tdx import parse_quote
-from attestation.tdx_rules import ZERO48
 
 if TYPE_CHECKING:
     from appliance.boot.system import System
     from appliance.config.models import TrustConfig
-    from attestation.tdx import TdReport
 
 TSM: Final = "/sys/kernel/config/tsm/report"
 TPM: Final = "/dev/tpmrm0"
@@ -26,6 +26,9 @@ FILE: Final = "platform.json"
 
 WITH_TPM: Final = frozenset({"tpm", "azure", "gcp"})
 """Platforms whose services keep a TPM's key each, in directories of their own."""
+
+LAUNCH_FIELDS: Final = {"tdx": "MRCONFIGID", "snp": "HOST_DATA"}
+"""Where a launch carries the digest of the measured configuration; Azure's paravisor keeps the field for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +94,45 @@ def judge(found: Found, trust: TrustConfig) -> None:
         )
 
 
-def bound(report: TdReport, digest: bytes) -> None:
-    """The launch of a TD carries the digest of the measured configuration, or nothing.
+async def launched_for(found: Found, digest: bytes) -> None:
+    """See that this machine was launched for its configuration, where its processor lets a launch say for which.
+
+    Its own evidence tells; the signature is not looked at, since only the host could lie, and only to stop the boot.
 
     Args:
-        report: This machine's own.
+        found: The machine.
         digest: Of the measured configuration, 32 bytes.
 
     Raises:
-        StageError: It carries something else: the machine was launched for another configuration.
+        StageError: It was launched for another configuration.
+        AttestationError: It gives no evidence.
     """
-    if report.mr_config_id not in {ZERO48, digest + bytes(16)}:
+    if found.name in LAUNCH_FIELDS and (asked := open_platform(found.name)) is not None:
+        bound(found.name, await asked.collect(bytes(64)), digest)
+
+
+def bound(name: str, evidence: bytes, digest: bytes) -> None:
+    """What a launch carries is the digest of the measured configuration, or nothing.
+
+    Args:
+        name: The platform, of :data:`LAUNCH_FIELDS`.
+        evidence: What it shows.
+        digest: Of the measured configuration, 32 bytes.
+
+    Raises:
+        StageError: It carries something else.
+        EvidenceError: The evidence cannot be read.
+    """
+    if name == "snp":
+        carried = parse_report(SnpEvidence.parse(evidence).report).host_data
+    else:
+        carried = parse_quote(evidence).report.mr_config_id
+    if any(carried) and carried != digest.ljust(len(carried), b"\0"):
+        filled = " and zeros" if len(carried) > len(digest) else ""
         raise StageError(
-            f"MRCONFIGID is {report.mr_config_id.hex()}, expected zeros or {digest.hex()} and zeros",
+            f"{LAUNCH_FIELDS[name]} is {carried.hex()}, expected zeros or {digest.hex()}{filled}",
             hint="launch the machine again with the configuration that it was given",
         )
-
-
-async def own_report() -> TdReport:
-    """This TD's report, by way of a quote whose signature is not looked at; raises ``AttestationError``."""
-    return parse_quote(await open_tdx().collect(bytes(64))).report
 
 
 def publish(system: System, attestable: Attestable) -> None:

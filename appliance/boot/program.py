@@ -127,8 +127,7 @@ class Boot:
         self._found = platform.find(self._system)
         if self._config is not None:
             platform.judge(self._found, self._config.measured.trust)
-            if self._found.name == "tdx":
-                platform.bound(await platform.own_report(), self._config.measured.digest())
+            await platform.launched_for(self._found, self._config.measured.digest())
 
     async def _take_posture(self) -> None:
         await posture.take(self._system, self._image or read_image(self._system))

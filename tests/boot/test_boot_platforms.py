@@ -12,6 +12,9 @@ from appliance.boot import keys, platform
 from appliance.boot.platform import DIRECTORY, TSM, Found
 from appliance.config.models import TrustConfig
 from appliance.errors import StageError
+from appliance.lab.snp_machine import SnpMachine
+from appliance.lab.snp_world import SyntheticSnp
+from appliance.lab.tee import SyntheticTdx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +59,53 @@ async def test_a_machine_may_have_the_older_interface_alone(tmp_path: Path, has:
         entries.mkdir(parents=True, exist_ok=True)
     await keys.make(system, Found(name), authority=None, users=USERS)
     assert not entries.exists() or stat.S_IMODE(entries.stat().st_mode) == 0o1777
+
+
+class Machine:
+    """A platform that answers in this process, launched with a value."""
+
+    def __init__(self, name: str, carried: bytes) -> None:
+        self.name = name
+        self._snp = SyntheticSnp(machine=SnpMachine(host_data=carried)) if name == "snp" else None
+        self._tdx = SyntheticTdx(registers={"mr_config_id": carried}) if name == "tdx" else None
+
+    async def collect(self, report_data: bytes) -> bytes:
+        if self._snp is not None:
+            return self._snp.evidence(report_data)
+        assert self._tdx is not None
+        return self._tdx.quote(report_data)
+
+
+DIGEST = bytes(range(32))
+
+
+@pytest.mark.parametrize(
+    ("name", "carried", "fits"),
+    [
+        ("tdx", bytes(48), True),
+        ("tdx", DIGEST + bytes(16), True),
+        ("tdx", DIGEST + bytes(15) + b"x", False),
+        ("tdx", DIGEST[::-1] + bytes(16), False),
+        ("snp", bytes(32), True),
+        ("snp", DIGEST, True),
+        ("snp", DIGEST[::-1], False),
+    ],
+)
+async def test_a_machine_is_launched_for_its_configuration(
+    monkeypatch: pytest.MonkeyPatch, name: str, carried: bytes, fits: bool
+) -> None:
+    monkeypatch.setattr(platform, "open_platform", lambda name: Machine(name, carried))
+    if fits:
+        await platform.launched_for(Found(name), DIGEST)
+        return
+    with pytest.raises(StageError, match={"tdx": "MRCONFIGID is", "snp": "HOST_DATA is"}[name]):
+        await platform.launched_for(Found(name), DIGEST)
+
+
+@pytest.mark.parametrize("name", ["azure", "gcp", "tpm", "none"])
+async def test_other_machines_launches_carry_nothing_of_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(platform, "open_platform", lambda name: pytest.fail(f"{name} was asked"))
+    await platform.launched_for(Found(name), DIGEST)
 
 
 @pytest.mark.parametrize(

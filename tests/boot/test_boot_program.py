@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +15,6 @@ from appliance.boot.program import Boot
 from appliance.boot.stages import BOOT_STAGES, STAGES, WORKER_STAGES, StageTable, read_stages
 from appliance.boot.volume import pack
 from appliance.config import MeasuredConfig
-from appliance.errors import StageError
 from measurements.tpm import configuration_digest
 
 if TYPE_CHECKING:
@@ -181,14 +179,3 @@ class TestState:
     async def test_one_that_holds_something_is_never_formatted(self, tmp_path: Path) -> None:
         asked = await self.calls(tmp_path, bytes(2000) + b"x" + bytes(state.BLANK_BYTES))
         assert [command[0] for command in asked] == ["mount"]
-
-
-def test_a_td_is_launched_for_its_configuration() -> None:
-    digest = bytes(range(32))
-    for value, fits in ((bytes(48), True), (digest + bytes(16), True), (digest + bytes(15) + b"x", False)):
-        report = SimpleNamespace(mr_config_id=value)
-        if fits:
-            program.platform.bound(report, digest)  # type: ignore[arg-type]  # one field is looked at
-        else:
-            with pytest.raises(StageError, match="MRCONFIGID is"):
-                program.platform.bound(report, digest)  # type: ignore[arg-type]  # as above
