@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from attestation.collateral import open_source
+from attestation.collateral import open_collateral
 from attestation.errors import AttestationError, HandshakeError
 from attestation.evidence import MAX_BUNDLE
 from attestation.policy import Policy
@@ -35,7 +35,7 @@ from attestation.verifier import Verifier
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from attestation.collateral import CollateralSource
+    from attestation.collateral import CollateralSource, Sources
     from attestation.rules import RegistryView
     from attestation.verdict import Verdict
 
@@ -156,7 +156,7 @@ def verify_worker(
     address: str,
     policy: Policy | str | Path = "release",
     *,
-    collateral: CollateralSource | str | None = None,
+    collateral: CollateralSource | Sources | str | None = None,
     registry: RegistryView | None = None,
     timeout: float = TIMEOUT_S,
 ) -> Verdict:
@@ -165,7 +165,8 @@ def verify_worker(
     Args:
         address: ``host:port`` of its attested port, or an ``https`` URL.
         policy: What is demanded: a policy, the name of a built-in one, or a TOML or JSON file.
-        collateral: A source, or a file, a directory or a service's address; without it, what the worker staples.
+        collateral: Sources, one for TDX alone, or a text: an exported file, which may serve every machine and its GPUs,
+            a directory, a service's address or ``vendors``; without it, what the worker staples.
         registry: A proven view of the root contract, for policies that ask it.
         timeout: Seconds for each step of the connection.
 
@@ -182,9 +183,9 @@ def verify_worker(
             hint="await asyncio.to_thread(attestation.verify_worker, address, policy)",
         )
     demanded = policy if isinstance(policy, Policy) else load_policy(policy, registry=registry)
-    source = open_source(collateral) if isinstance(collateral, str) or collateral is None else collateral
+    sources = open_collateral(collateral) if isinstance(collateral, str) or collateral is None else collateral
     fetched = fetch(parse_endpoint(address), secrets.token_bytes(32), timeout=timeout)
-    return asyncio.run(appraise(Verifier(demanded, source), fetched))
+    return asyncio.run(appraise(Verifier(demanded, sources), fetched))
 
 
 def _in_a_loop() -> bool:

@@ -57,9 +57,10 @@ _MAX_REASONS: Final = 3
 def own_sources(host: GuestHost) -> Sources:
     """Where manifests and revocation status come from: what the host names, or NVIDIA's own addresses.
 
-    None of them is trusted: whatever they answer is signed and dated.
+    None of them is trusted: whatever they answer is signed and dated. Nothing is kept on disk: each boot asks once, and
+    the worker's own cache lies on a volume that is mounted later.
     """
-    asked = CollateralSettings(tdx=None, kds=None)
+    asked = CollateralSettings(tdx=None, kds=None, proxy=host.collateral_access.proxy)
     return open_sources(replace(asked, rim=host.rim or asked.rim, ocsp=host.ocsp or asked.ocsp))
 
 

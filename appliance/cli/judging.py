@@ -22,8 +22,7 @@ from appliance.config.home import home
 from appliance.config.ports import host_port
 from appliance.errors import ConfigError
 from attestation import remote
-from attestation.collateral.offline import MAX_BUNDLE
-from attestation.collateral.opening import open_source, open_sources
+from attestation.collateral.opening import open_collateral, open_sources
 from attestation.collateral.settings import CollateralSettings
 from attestation.errors import AttestationError, EvidenceError, RefusedError
 from attestation.evidence import bundle_digest, parse_bundle
@@ -40,7 +39,7 @@ from attestation.verifier import Verifier
 from measurements import tpm
 
 if TYPE_CHECKING:
-    from attestation.collateral.sources import CollateralSource, Sources
+    from attestation.collateral.sources import Sources
     from attestation.policies.model import SignedManifest
     from attestation.policy import Policy
     from attestation.rules import RegistryView
@@ -249,18 +248,11 @@ def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
     return policy if image is None else policy.demanding(ImageStated(frozenset({image})))
 
 
-def _collateral(text: str | None) -> CollateralSource | Sources:
+def _collateral(text: str | None) -> Sources:
     """Where collateral comes from besides what is stapled: nowhere, the makers' services, a file, a service."""
     if text == ONLINE:
         return open_sources(CollateralSettings(cache=home() / "collateral"))
-    if text is not None and _is_offline_bundle(Path(text)):
-        return open_sources(replace(CollateralSettings.none(), offline=Path(text)))
-    return open_source(text)
-
-
-def _is_offline_bundle(path: Path) -> bool:
-    """Whether a file is what ``chrysalis collateral export`` writes, a CBOR map; TDX collateral alone is JSON."""
-    return path.is_file() and read_file(path, limit=MAX_BUNDLE)[:1] >= b"\xa0"
+    return open_collateral(text)
 
 
 def _gpu_roots(wanted: Wanted) -> GpuRoots | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from attestation import policy
-from attestation.collateral import open_source
+from attestation.collateral import open_collateral
 from attestation.errors import AttestationError
 from attestation.platforms import open_platform
 from attestation.ratls import pow as proof
@@ -62,10 +62,10 @@ async def run(options: argparse.Namespace) -> None:
     socks = [parse_socks(text) for text in options.socks5]
     reverse = [parse_reverse(text) for text in options.reverse]
     roots = tuple([await asyncio.to_thread(path.read_bytes) for path in options.simulated_root])
-    source = open_source(options.collateral)
+    sources = open_collateral(options.collateral)
     names = {name for _, name in socks} | {name for _, _, name in reverse}
     verifiers = {
-        name: Verifier(policy.for_name(name, simulated_roots=roots if name == "simulated" else ()), source)
+        name: Verifier(policy.for_name(name, simulated_roots=roots if name == "simulated" else ()), sources)
         for name in names
     }
     identity = await Identity.create(open_platform(options.platform, options.quote_source))

@@ -22,6 +22,8 @@ import attestation
 from appliance.boot import tls
 from attestation import remote
 from attestation.certificate import build_certificate
+from attestation.collateral.entry import Entry
+from attestation.collateral.offline import OfflineBundle
 from attestation.errors import AttestationError, HandshakeError, RefusedError
 from attestation.evidence import MAX_BUNDLE, build_bundle
 from attestation.ratls import Identity
@@ -68,8 +70,9 @@ def serving(answer: Callable[[str], tuple[int, bytes]], context: ssl.SSLContext 
 class Machine:
     """An attested port over a machine of the synthetic world, in this process."""
 
-    def __init__(self, site: Site, *, key: Ed25519PrivateKey | None = None) -> None:
+    def __init__(self, site: Site, *, key: Ed25519PrivateKey | None = None, stapled: bool = True) -> None:
         self._site = site
+        self._stapled = stapled
         self._key = key or Ed25519PrivateKey.generate()
         self._platform = TdxMachine(site.tdx)
         self.identity = asyncio.run(Identity.create(self._platform, key=self._key))
@@ -87,7 +90,7 @@ class Machine:
 
     async def _bundle(self, nonce: bytes) -> bytes:
         async def staple(_quote: bytes, _devices: Sequence[bytes]) -> Staple:
-            return Staple(tdx=self._site.tdx.collateral_json())
+            return Staple(tdx=self._site.tdx.collateral_json()) if self._stapled else Staple()
 
         said = statement(self._site.image, engine={})
         return await build_bundle(self._platform, self.identity, said, nonce, b"", staple=staple)
@@ -110,6 +113,26 @@ def test_a_machine_is_verified_over_its_own_channel(site: Site, machine: Machine
     names = {check.name: check for check in verdict.checks}
     assert names["channel key"].checked
     assert names["nonce"].checked
+
+
+def test_an_exported_file_is_collateral_where_nothing_is_stapled(site: Site, tmp_path: Path) -> None:
+    exported = tmp_path / "collateral.cbor"
+    now = dt.datetime.now(dt.UTC).timestamp()
+    piece = Entry(
+        kind="tdx",
+        identity=f"{site.tdx.fmspc.hex().upper()}-platform",
+        source="pcs",
+        fetched=now - 60,
+        issued=now - 60,
+        expires=now + 86400,
+        content=site.tdx.collateral_json(),
+    )
+    exported.write_bytes(OfflineBundle.of([piece]).encode())
+    bare = Machine(site, stapled=False)
+    with serving(bare.answer, bare.context()) as address:
+        assert attestation.verify_worker(address, policy=policy(site), collateral=str(exported)).require().accepted
+        alone = attestation.verify_worker(address, policy=policy(site))
+    assert "collateral" in {check.name for check in alone.failed}
 
 
 def test_good_evidence_of_another_machine_is_a_relay(site: Site, machine: Machine) -> None:

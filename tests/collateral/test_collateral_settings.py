@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from collateral_support import always, http, serving
 from pydantic import ValidationError
 
 import attestation.collateral
 from appliance.assembly import collateral_sources
+from appliance.boot.gpu import own_sources
 from appliance.config.guest import GuestHost
 from appliance.config.models import HostConfig, WorkerHost
 from appliance.lab.collateral_faults import Service
@@ -69,6 +71,15 @@ def test_proxies_are_checked_when_they_are_configured_and_a_guest_names_no_place
     for place in ({"cache_dir": "/etc"}, {"offline": "/etc/passwd"}):
         with pytest.raises(ValidationError):
             GuestHost.model_validate({**guest, "collateral_access": place})
+
+
+async def test_a_guest_asks_for_its_gpus_through_its_hosts_proxy() -> None:
+    async with serving(always(http(200, b"{}"))) as proxy:
+        access = {"proxy": f"http://127.0.0.1:{proxy.port}"}
+        guest = {"liteservers": [LITESERVER], "rim": "http://rim.test", "collateral_access": access}
+        with pytest.raises(CollateralError):  # the answer is no manifest
+            await own_sources(GuestHost.model_validate(guest)).rim.get("NV_X")
+    assert [asked.target for asked in proxy.asked] == ["http://rim.test/v1/rim/NV_X"]
 
 
 def test_defaults_are_the_vendors_and_intel_serves_its_roots_list_elsewhere() -> None:
