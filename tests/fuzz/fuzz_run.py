@@ -8,12 +8,13 @@ corpus. Exit status 1 when there is a finding; the input is kept and its path pr
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -138,7 +139,7 @@ def main() -> int:
                 keep(name, kept / name)
             progress.advance(task)
     if arguments.json:
-        pass
+        sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     else:
         table = Table("target", "executions", "branches", "corpus", "peak MiB", "finding")
         for item in results:
@@ -147,7 +148,7 @@ def main() -> int:
         Console().print(table)
         for item in results:
             if item.finding:
-                pass
+                sys.stdout.write(f"{item.target}: {item.finding}\n{item.said}\n")
     return 1 if any(item.finding for item in results) else 0
 
 
