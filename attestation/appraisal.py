@@ -36,6 +36,11 @@ class Appraisal:
     root_key_id: bytes = b""
     devices: tuple[GpuClaims, ...] | None = None
 
+    @property
+    def keepable(self) -> bool:
+        """Whether it can be used again until it expires: everything passed, and nobody has to be asked anew."""
+        return all(check.passed and check.lasting for check in self.checks)
+
     def noting(self, checks: tuple[Check, ...]) -> Appraisal:
         """This appraisal with more checks before its own."""
         return replace(self, checks=(*checks, *self.checks)) if checks else self

@@ -211,14 +211,16 @@ class ImageListed:
     def appraise(self, subject: Subject) -> Finding:
         """Ask the registry."""
         image = subject.image_hash
-        return one(
+        check = Check(
             "image",
             image != NO_ATTESTATION and self.registry.image_listed(image),
             image.hex() if image != NO_ATTESTATION else "not attested",
             "listed in the root contract",
             "compare the image with the published manifests: measurements differ or the listing is not there yet",
             why="whoever can choose the image can read what the machine is asked",
+            lasting=False,
         )
+        return Finding((check,))
 
 
 @dataclass(frozen=True, slots=True)

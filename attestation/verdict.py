@@ -47,6 +47,8 @@ class Check:
         why: Why it matters, one sentence for a person who is no expert.
         group: Where it stands in :attr:`Verdict.tree`, outermost first, parts separated by ``/``, for example
             ``platform/tcb`` or ``gpu 0``; empty until whoever composes a verdict says it.
+        lasting: Whether the same evidence gets the same answer until the verdict expires. Where somebody else was asked
+            who may say otherwise a moment later, such as a registry, it is not, and has to be asked each time.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Check:
     checked: bool = True
     why: str = ""
     group: str = ""
+    lasting: bool = True
 
     def within(self, group: str) -> Check:
         """This check in a group, unless it names one already."""

@@ -47,7 +47,8 @@ class Verifier:
             bundle carries.
         clock: Unix time.
         cache_limit: Number of appraisals of quotes that are kept. One is used until its collateral expires or is
-            replaced; dates, keys and nonces are looked at every time.
+            replaced; dates, keys and nonces are looked at every time, and so is everything where a policy asks a
+            registry.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class Verifier:
             devices = judge.judge(parsed.devices, parsed.device_nonce, references, now)
             fresh = Fresh(statement, parsed.made_at, parsed.log, devices, anchored_at)
             appraisal = self.policy.appraise(parsed.quote, collateral, report_data=report_data, now=now, fresh=fresh)
-            if not kept and all(check.passed for check in appraisal.checks):
+            if not kept and appraisal.keepable:
                 self._appraisals.put(key, appraisal, appraisal.expires_at)
         return appraisal.noting(found.notes)
 
@@ -187,7 +188,7 @@ class Verifier:
         appraisal = self._appraisals.get(key, now)
         if appraisal is None:
             appraisal = self.policy.appraise(quote, collateral, report_data=report_data, now=now)
-            if all(check.passed for check in appraisal.checks):
+            if appraisal.keepable:
                 self._appraisals.put(key, appraisal, appraisal.expires_at)
         return appraisal.noting(found.notes)
 

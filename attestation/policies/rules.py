@@ -112,14 +112,16 @@ class ImageRegistered:
         if self.registry is None:
             hint = "this policy asks the root contract: name the network (--network FILE)"
             return one("image in the registry", False, "the registry was not asked", "listed", hint, why=_IMAGE_WHY)
-        return one(
+        check = Check(
             "image in the registry",
             image != NO_ATTESTATION and self.registry.image_listed(image),
             image.hex() if image != NO_ATTESTATION else "not attested",
             "listed in the root contract",
             "compare the image with the published manifests: measurements differ or the listing is not there yet",
             why=_IMAGE_WHY,
+            lasting=False,
         )
+        return Finding((check,))
 
 
 @dataclass(frozen=True, slots=True)

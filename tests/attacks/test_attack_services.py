@@ -1,4 +1,4 @@
-"""Classes 5 and 8: whose service of collateral is asked is the host's to choose; what one says is signed, and still wrong."""
+"""Classes 5 and 8: the host chooses whose service of collateral is asked; what one says is signed, and still wrong."""
 
 from __future__ import annotations
 
