@@ -1,8 +1,8 @@
 """Runs fuzz targets for a time each and says what came of it: ``just fuzz [--seconds 600] [--target NAME] [--json]``.
 
 Each target runs in a process of its own, with bounds on memory and on the time of a single input. New inputs that reach
-new code are kept in the home directory; ``--keep`` merges the smallest set that reaches the same into the repository's
-corpus. Exit status 1 when there is a finding; the input is kept and its path printed.
+new code are kept in the home directory; ``--keep`` takes the smallest into the repository's corpus. Exit
+status 1 when there is a finding; the input is kept and its path printed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEMORY_MIB = 1024
 """Most that a process may take, the libraries and the instrumentation included (about 250 MiB)."""
 INPUT_SECONDS = 10
 """An input that takes longer is a hang."""
-KEPT_BYTES = 48 << 10
+KEPT_BYTES = 16 << 10
 """The most that a target's kept corpus may have; a single input of more is not kept either."""
 
 
@@ -94,21 +94,24 @@ def fuzz(name: str, *, seconds: int = 0, runs: int = -1, kept: Path, seed: int =
 
 
 def keep(name: str, kept: Path) -> int:
-    """Merge what was found into the repository's corpus, the smallest first; how many inputs it then has."""
+    """Take what was found into the repository's corpus, the smallest inputs first, up to :data:`KEPT_BYTES`.
+
+    Each reached something of its own when it was found; libFuzzer's own merge starts the program anew by a command line
+    that a Python program does not have.
+
+    Returns:
+        How many inputs the corpus then has.
+    """
     committed = CORPUS / name
-    with tempfile.TemporaryDirectory() as merged, tempfile.TemporaryDirectory() as seeds:
-        command = [sys.executable, str(HERE / "fuzz_one.py"), name, "-merge=1", merged, str(kept)]
-        command += [*([str(committed)] if committed.is_dir() else []), seeds]
-        subprocess.run(command, capture_output=True, check=True)
-        found = sorted(Path(merged).iterdir(), key=lambda path: (path.stat().st_size, path.name))
-        shutil.rmtree(committed, ignore_errors=True)
-        committed.mkdir(parents=True)
-        room = KEPT_BYTES
-        for path in found:
-            room -= path.stat().st_size
-            if room < 0:
-                break
+    committed.mkdir(parents=True, exist_ok=True)
+    found = {path.name: path for folder in (committed, kept) for path in folder.iterdir()}
+    room = KEPT_BYTES
+    for path in sorted(found.values(), key=lambda path: (path.stat().st_size, path.name)):
+        room -= path.stat().st_size
+        if path.parent != committed and room >= 0:
             shutil.copyfile(path, committed / path.name)
+        elif path.parent == committed and room < 0:
+            path.unlink()
     return sum(1 for _ in committed.iterdir())
 
 
