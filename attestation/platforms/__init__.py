@@ -27,6 +27,7 @@ __all__ = [
     "Tpm",
     "detect",
     "open_platform",
+    "open_tdx",
 ]
 
 
