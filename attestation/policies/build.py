@@ -220,6 +220,7 @@ def _events(section: EventLogDemands) -> list[tuple[tuple[str, ...], Rule]]:
                 "event log",
                 EventsAre(
                     register=stated.register_name,
+                    at={int(place): digests for place, digests in stated.at.items()},
                     contains=stated.contains,
                     only=stated.only,
                     exactly=stated.exactly,

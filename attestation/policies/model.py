@@ -30,6 +30,9 @@ SOURCES: Final = ("images", "registers", "signature", "registry")
 DEFAULT_PLATFORMS: Final[tuple[PlatformName, ...]] = ("tdx", "snp", "azure", "gcp")
 SECTIONS: Final = ("measurements", "machines", "gpu", "event_log", "freshness")
 RootFiles = Annotated[tuple[Path, ...], Field(max_length=8)]
+EventPlace = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,3})$")]
+"""A number as keys of TOML and JSON are."""
+
 Section: TypeAlias = Literal["measurements", "machines", "gpu", "event_log", "freshness"]
 
 
@@ -130,7 +133,8 @@ class StatedEvents(Part):
 
     Attributes:
         register: ``rtmr0`` to ``rtmr3``, or ``pcr0`` to ``pcr23``.
-        contains: Digests that all have to be there, in any order.
+        at: Digests of which the event at that place (from 0) is one. What ran later cannot change it.
+        contains: Digests that all have to be there, in any order. Whoever takes the guest over can still add them.
         only: Digests of which every event's is one.
         exactly: The digests of all events, in order.
     """
@@ -138,14 +142,17 @@ class StatedEvents(Part):
     register_name: Annotated[
         str, StringConstraints(pattern=r"^(rtmr[0-3]|pcr([0-9]|1[0-9]|2[0-3]))$"), Field(alias="register")
     ]
+    at: dict[EventPlace, Annotated[frozenset[RegisterHash], Field(min_length=1, max_length=MAX_ITEMS)]] = Field(
+        default_factory=dict, max_length=MAX_ITEMS
+    )
     contains: Annotated[tuple[RegisterHash, ...], Field(max_length=MAX_ITEMS)] = ()
     only: Annotated[frozenset[RegisterHash], Field(max_length=MAX_ITEMS)] | None = None
     exactly: Annotated[tuple[RegisterHash, ...], Field(max_length=MAX_ITEMS)] | None = None
 
     @model_validator(mode="after")
     def _demands(self) -> Self:
-        if not self.contains and self.only is None and self.exactly is None:
-            msg = "demands nothing: state 'contains', 'only' or 'exactly'"
+        if not self.at and not self.contains and self.only is None and self.exactly is None:
+            msg = "demands nothing: state 'at', 'contains', 'only' or 'exactly'"
             raise ValueError(msg)
         return self
 

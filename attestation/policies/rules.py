@@ -202,12 +202,14 @@ class EventsAre:
 
     Attributes:
         register: ``rtmr0`` to ``rtmr3``, or ``pcr0`` to ``pcr23``.
+        at: Digests that are allowed by position (from 0); the position has to exist.
         contains: Digests that all have to be there.
         only: Digests of which every event's is one, ``None`` for no such demand.
         exactly: The digests of all events in order, ``None`` for no such demand.
     """
 
     register: str
+    at: Mapping[int, frozenset[bytes]] = field(default_factory=dict, hash=False)
     contains: tuple[bytes, ...] = ()
     only: frozenset[bytes] | None = None
     exactly: tuple[bytes, ...] | None = None
@@ -224,6 +226,11 @@ class EventsAre:
         missing = [digest for digest in self.contains if digest not in found]
         extra = [digest for digest in found if self.only is not None and digest not in self.only]
         checks = []
+        for place, digests in sorted(self.at.items()):
+            event = found[place] if place < len(found) else None
+            seen = f"only {len(found)} events" if event is None else short(event)
+            expected = " or ".join(sorted(map(short, digests)))
+            checks.append(Check(f"{name}: event {place}", event in digests, seen, expected))
         if self.contains:
             seen = f"without {short(missing[0])}" if missing else f"all of {len(self.contains)}"
             checks.append(Check(f"{name}: contain", not missing, seen, f"{len(self.contains)} stated digests"))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from appliance.lab.tee import SyntheticTdx
     from attestation.collateral import CollateralSource
     from attestation.rules import Rule
+    from attestation.tdx_log import LoggedEvent
     from attestation.verdict import Verdict
 
 NOW = 1_795_000_000.0
@@ -35,11 +36,26 @@ ROOT_CONTRACT = "0:" + "11" * 32
 
 def relaid(log: TdxLog, register: int, position: int, digest: bytes) -> TdxLog:
     """The log of a machine that measured something else at one place; all the rest as it was."""
-    events = []
-    for each in (event for events in log.registers for event in events if event.source == "firmware"):
-        at_place = (each.register, each.position) == (register, position)
-        events.append(Event(each.register + 1, 6, {"sha384": digest if at_place else each.digest}, b"data"))
-    return TdxLog(encode_tcg2(EventLog(("sha384",), tuple(events)), register=1), log.runtime)
+    changed = [
+        (each.register, digest if (each.register, each.position) == (register, position) else each.digest)
+        for each in _firmware(log)
+    ]
+    return TdxLog(_encoded(changed), log.runtime)
+
+
+def appended(log: TdxLog, register: int, *digests: bytes) -> TdxLog:
+    """The log of a machine that extended a register further, and says so."""
+    events = [(each.register, each.digest) for each in _firmware(log)]
+    return TdxLog(_encoded([*events, *((register, digest) for digest in digests)]), log.runtime)
+
+
+def _firmware(log: TdxLog) -> list[LoggedEvent]:
+    return [event for events in log.registers for event in events if event.source == "firmware"]
+
+
+def _encoded(events: list[tuple[int, bytes]]) -> bytes:
+    made = tuple(Event(register + 1, 6, {"sha384": digest}, b"data") for register, digest in events)
+    return encode_tcg2(EventLog(("sha384",), made), register=1)
 
 
 def booted(log: TdxLog, tdx: SyntheticTdx, **registers: bytes) -> SyntheticTdx:

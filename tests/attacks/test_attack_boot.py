@@ -6,15 +6,20 @@ digests, or the image hash over all registers, keep it out.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from attacks_support import (
     CONFIGURATION,
+    NONCE,
     NOW,
     ROOT_CONTRACT,
     Listing,
     Machine,
+    appended,
     booted,
     failed,
     image_of,
@@ -24,10 +29,16 @@ from attacks_support import (
 
 from appliance.lab.tee import Faults, SyntheticTdx
 from appliance.lab.tee_log import ACPI_POSITIONS, KERNEL_POSITION
+from attestation.errors import PolicyError
 from attestation.policies.rules import EventsAre
+from attestation.policy_file import load_policy
 from attestation.rules import ImageListed, StatementValues
 from attestation.tdx_log import RuntimeEvent, TdxLog
 from attestation.tdx_log_rules import EventDigests, LogReplays
+from attestation.verifier import Verifier
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BOUND = {"mr_config_id": CONFIGURATION + bytes(16)}
 
@@ -137,3 +148,51 @@ async def test_the_list_that_is_looked_at_is_the_list_that_was_replayed(good: Sy
     machine = await Machine.start(shown)
     names = ["event log", "rtmr1 events", "events of rtmr1"]
     assert failed(await judged(await machine.bundle(), good, *rules)) == names
+
+
+async def test_a_hostile_guest_can_add_the_digest_that_a_policy_misses(good: SyntheticTdx) -> None:
+    """Class 7, and a limit of ``contains``: whoever took the kernel over may extend registers too, after the fact.
+
+    The hostile tables stay where they were measured. So their place, or the whole list, has to be what is demanded.
+    """
+    wanted = {at: digests(good, 0)[at] for at in ACPI_POSITIONS}
+    hostile = SyntheticTdx(Faults(hostile_acpi=True), registers=BOUND, clock=lambda: NOW)
+    added = booted(appended(hostile.log, 0, *wanted.values()), good)
+    contains = EventsAre(register="rtmr0", contains=tuple(wanted.values()))
+    placed = EventDigests(register=0, required={at: frozenset({digest}) for at, digest in wanted.items()})
+    only = EventsAre(register="rtmr0", only=frozenset(digests(good, 0)))
+    exactly = EventsAre(register="rtmr0", exactly=digests(good, 0))
+    at = EventsAre(register="rtmr0", at={place: frozenset({digest}) for place, digest in wanted.items()})
+    refusals = [*(f"rtmr0 event {at}" for at in ACPI_POSITIONS), "events of rtmr0: only", "events of rtmr0: exactly"]
+    refusals += [f"events of rtmr0: event {place}" for place in ACPI_POSITIONS]
+    for tdx, expected in ((good, []), (added, refusals)):
+        bundle = await (await Machine.start(tdx)).bundle()
+        assert failed(await judged(bundle, good, LogReplays(required=True), contains)) == []
+        assert failed(await judged(bundle, good, placed, only, exactly, at)) == expected
+
+
+def test_a_policys_file_can_name_places(tmp_path: Path, good: SyntheticTdx) -> None:
+    """As ``at``; what is no place or names no digest is refused with its key."""
+    path = tmp_path / "policy.json"
+    (tmp_path / "tdx.der").write_bytes(good.root_der)
+
+    def demanding(**rule: Any) -> Path:
+        rules = [{"register": "rtmr0", **rule}]
+        document = {"name": "p", "simulated": {"tdx": ["tdx.der"]}, "platforms": ["tdx"], "event_log": {"rules": rules}}
+        path.write_text(json.dumps(document))
+        return path
+
+    machine = asyncio.run(Machine.start(good))
+    bundle = asyncio.run(machine.bundle())
+
+    def refused(**rule: Any) -> list[str]:
+        verifier = Verifier(load_policy(demanding(**rule)), clock=lambda: NOW)
+        return failed(asyncio.run(verifier.verify_bundle(bundle, nonce=NONCE, public_key=None)))
+
+    digest = digests(good, 0)[10].hex()
+    assert refused(at={"10": ["11" * 48, digest]}) == []
+    assert refused(at={"9": [digest]}) == ["events of rtmr0: event 9"]
+    assert refused(at={"13": [digest]}) == ["events of rtmr0: event 13"]
+    for wrong, said in (({"-1": [digest]}, "event_log.rules"), ({"01": [digest]}, "rules"), ({"1": []}, "at")):
+        with pytest.raises(PolicyError, match=said):
+            load_policy(demanding(at=wrong))
