@@ -158,6 +158,12 @@ async def transfer(near: asyncio.Transport, sender: Idle, receiver: Idle) -> flo
 
 
 async def measure(rounds: int, connections: int) -> list[Row]:
+    """Handshakes and transfers."""
+    return [*await handshakes(rounds, connections), *await transfers(rounds)]
+
+
+async def handshakes(rounds: int, connections: int) -> list[Row]:
+    """Handshakes a second, of each kind in turn."""
     world = SyntheticTdx()
     trust = policy.for_name("simulated", simulated_roots=(world.root_der,))
     collateral = StaticCollateral(world.collateral_json())
@@ -173,18 +179,12 @@ async def measure(rounds: int, connections: int) -> list[Row]:
         await protocol.done.wait()
         transport.abort()
 
-    async def attested(cache_limit: int) -> tuple[RatlsDialer, asyncio.Server, list[Idle]]:
-        accepted: list[Idle] = []
-
-        def accept() -> Idle:
-            accepted.append(Idle())
-            return accepted[-1]
-
+    async def attested(cache_limit: int) -> tuple[RatlsDialer, asyncio.Server]:
         judge, other = (Verifier(trust, collateral, cache_limit=cache_limit) for _ in range(2))
-        return RatlsDialer(client, other), await RatlsListener(server, judge, 0).serve(accept, "127.0.0.1", 0), accepted
+        return RatlsDialer(client, other), await RatlsListener(server, judge, 0).serve(Idle, "127.0.0.1", 0)
 
-    warm_dialer, warm, accepted = await attested(1000)
-    cold_dialer, cold, _ = await attested(0)
+    warm_dialer, warm = await attested(1000)
+    cold_dialer, cold = await attested(0)
 
     async def connect_attested(dialer: RatlsDialer, listening: asyncio.Server) -> None:
         transport, _ = await dialer.connect(Idle, "127.0.0.1", port_of(listening))
@@ -200,11 +200,23 @@ async def measure(rounds: int, connections: int) -> list[Row]:
         for name, connect in kinds.items():
             best[name] = max(best[name], await rate(connect, connections))
     base = best["plain mutual TLS"]
-    rows = [Row(name, "handshakes/s", value, value / base) for name, value in best.items()]
-
+    for listening in (plain, warm, cold):
+        listening.close()
     await asyncio.sleep(0.1)
-    accepted.clear()
-    secure, sender = await warm_dialer.connect(Idle, "127.0.0.1", port_of(warm))
+    return [Row(name, "handshakes/s", value, value / base) for name, value in best.items()]
+
+
+async def transfers(rounds: int) -> list[Row]:
+    """Bytes through an established connection, without TLS and attested."""
+    world = SyntheticTdx()
+    trust = policy.for_name("simulated", simulated_roots=(world.root_der,))
+    server, client = [await Identity.create(Machine(world)) for _ in range(2)]
+    judge = Verifier(trust, StaticCollateral(world.collateral_json()))
+    loop = asyncio.get_running_loop()
+    far_secure: list[Idle] = []
+    listener = RatlsListener(server, judge, 0)
+    warm = await listener.serve(lambda: far_secure.append(Idle()) or far_secure[-1], "127.0.0.1", 0)
+    secure, sender = await RatlsDialer(client, judge).connect(Idle, "127.0.0.1", port_of(warm))
     far_plain: list[Idle] = []
     sink = await loop.create_server(lambda: far_plain.append(Idle()) or far_plain[-1], "127.0.0.1", 0)
     bare, bare_sender = await loop.create_connection(Idle, "127.0.0.1", port_of(sink))
@@ -213,14 +225,13 @@ async def measure(rounds: int, connections: int) -> list[Row]:
     speeds = {"plain sockets": 0.0, "RA-TLS": 0.0}
     for _ in range(rounds):
         speeds["plain sockets"] = max(speeds["plain sockets"], await transfer(bare, bare_sender, far_plain[0]))
-        speeds["RA-TLS"] = max(speeds["RA-TLS"], await transfer(secure, sender, accepted[0]))
-    rows += [Row(name, "MiB/s", value, value / speeds["plain sockets"]) for name, value in speeds.items()]
+        speeds["RA-TLS"] = max(speeds["RA-TLS"], await transfer(secure, sender, far_secure[0]))
     bare.abort()
     secure.abort()
-    for listening in (plain, warm, cold, sink):
+    for listening in (warm, sink):
         listening.close()
     await asyncio.sleep(0.1)
-    return rows
+    return [Row(name, "MiB/s", value, value / speeds["plain sockets"]) for name, value in speeds.items()]
 
 
 def main() -> None:

@@ -15,6 +15,19 @@ RUN = Path(__file__).resolve().parents[2] / "benchmarks" / "run.py"
 ROWS = {
     "codec": {"write a part in its packet", "read a packet and its part", "a message over a link"},
     "handshake": {"plain mutual TLS", "RA-TLS, warm verdict cache", "RA-TLS, cold verdict cache", "RA-TLS"},
+    "attestation": {
+        "quote, bare dcap-qvl",
+        "quote, verified and judged",
+        "full bundle, cold",
+        "full bundle, machine known",
+        "full bundle, verdict kept",
+        "SEV-SNP report and chain",
+        "GPU, cold",
+        "GPU, known",
+        "plain mutual TLS",
+        "RA-TLS, warm verdict cache",
+        "idle attested links",
+    },
     "labchain": {"bare TVM", "block", "sent and block"},
     "path": {"unstreamed, 1", "unstreamed, 16", "unstreamed, 64", "streamed, 64", "paced stream, 64"},
 }
@@ -36,7 +49,9 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
-@pytest.mark.parametrize("name", ["codec", "handshake", pytest.param("labchain", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["codec", "handshake", "attestation", pytest.param("labchain", marks=pytest.mark.slow)]
+)
 def test_rows_and_ratios(name: str) -> None:
     found = quick("--only", name)
     assert set(found["benchmarks"]) == {name}
