@@ -6,8 +6,9 @@ errors alone does not load TLS.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from measurements.exports import lazily
 
 if TYPE_CHECKING:
     from attestation.appraisal import Policy
@@ -64,13 +65,21 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AttestationError": "errors",
     "Bundle": "evidence",
+    "CertificateError": "errors",
     "Check": "verdict",
     "CheckGroup": "verdict",
+    "CollateralError": "errors",
+    "CollectionError": "errors",
     "DeviceCollector": "evidence",
+    "EvidenceError": "errors",
     "EvidenceMaker": "batch",
+    "HandshakeError": "errors",
     "Platform": "platforms",
     "Policy": "appraisal",
+    "PolicyError": "errors",
+    "RefusedError": "errors",
     "Roots": "roots",
     "Staple": "staple",
     "TdxQuote": "tdx",
@@ -84,14 +93,6 @@ _HOMES = {
     "parse_quote": "tdx",
     "verify_worker": "remote",
 }
-"""Modules of the names; the others are errors."""
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, _HOMES)

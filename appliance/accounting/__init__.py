@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from appliance.exports import lazily
+from measurements.exports import lazily
 
 if TYPE_CHECKING:
     from appliance.accounting.client_ledger import ClientAccount, ClientLedger
