@@ -10,12 +10,14 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dcap_qvl
 
 from attestation.errors import CollateralError, EvidenceError
+from attestation.lru import BoundedCache
 from attestation.tdx import TdxQuote, parse_quote
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 MAX_COLLATERAL = 1024 * 1024
 """Longest collateral that is read, in bytes; Intel's is about 20 KiB."""
+
+MAX_KEPT = 16
+"""Pieces of collateral whose parsed form is kept: one serves all machines of a kind."""
 
 INTEL_ROOT_KEY_ID = bytes.fromhex(
     "46e403bd34f05a3f2817ab9badcaacc7ffc98e0f261008cd30dae936cace18d5dcf58eef31463613de1570d516200993"
@@ -76,7 +81,42 @@ def platform_of(quote: bytes) -> tuple[str, str]:
         raise EvidenceError(f"quote without a readable PCK certificate: {_first_line(error)}") from None
 
 
-def verify_quote(data: bytes, collateral: bytes, *, root_der: bytes | None, now: float) -> QuoteClaims:
+@dataclass(frozen=True, slots=True)
+class _Collateral:
+    """Parsed collateral: the library's form, and the two signed statements of it that are looked into here."""
+
+    whole: dcap_qvl.QuoteCollateralV3
+    tcb_info: dict[str, Any]
+    qe_identity: dict[str, Any]
+
+
+class CollateralMemory:
+    """Keeps collateral parsed, by its bytes; only such as a quote verified with.
+
+    Nothing of what was verified is kept: every signature, date and revocation is looked at for each quote.
+
+    Args:
+        kept: How many pieces; 0 keeps none.
+    """
+
+    def __init__(self, kept: int = MAX_KEPT) -> None:
+        self._parsed: BoundedCache[_Collateral] = BoundedCache(kept)
+        self._lock = threading.Lock()
+
+    def get(self, collateral: bytes) -> _Collateral | None:
+        """What was parsed from these bytes, ``None`` if it is not kept."""
+        with self._lock:
+            return self._parsed.get(collateral)
+
+    def put(self, collateral: bytes, parsed: _Collateral) -> None:
+        """Keep it."""
+        with self._lock:
+            self._parsed.put(collateral, parsed)
+
+
+def verify_quote(
+    data: bytes, collateral: bytes, *, root_der: bytes | None, now: float, memory: CollateralMemory | None = None
+) -> QuoteClaims:
     """Verify a quote against a root.
 
     Args:
@@ -84,6 +124,7 @@ def verify_quote(data: bytes, collateral: bytes, *, root_der: bytes | None, now:
         collateral: JSON of ``dcap_qvl.QuoteCollateralV3``.
         root_der: The root certificate, ``None`` for Intel's.
         now: Unix time at which everything has to be valid.
+        memory: Where parsed collateral is kept for the next quote.
 
     Raises:
         EvidenceError: The quote is malformed or does not verify.
@@ -92,26 +133,28 @@ def verify_quote(data: bytes, collateral: bytes, *, root_der: bytes | None, now:
     quote = parse_quote(data)
     if len(collateral) > MAX_COLLATERAL:
         raise CollateralError(f"collateral of {len(collateral)} bytes, at most {MAX_COLLATERAL} are read")
-    try:
-        parsed = dcap_qvl.QuoteCollateralV3.from_json(collateral.decode())
-    except ValueError as error:
-        raise CollateralError(f"collateral cannot be read: {_first_line(error)}") from None
+    kept = memory.get(collateral) if memory is not None else None
+    whole = kept.whole if kept is not None else _parse(collateral)
     try:
         policy = dcap_qvl.QuotePolicy.claims_only(int(now))
-        verified = dcap_qvl.QuoteVerifier(root_der).verify_with_policy(data, parsed, int(now), policy)
+        verified = dcap_qvl.QuoteVerifier(root_der).verify_with_policy(data, whole, int(now), policy)
     except ValueError as error:
         root = "of Intel" if root_der is None else hashlib.sha256(root_der).hexdigest()[:16]
         raise EvidenceError(
             f"quote does not verify under root certificate {root}: {_first_line(error)}",
             hint="quote and collateral have to be of that root, unaltered and in date: compare the trusted roots",
         ) from None
+    if kept is None:
+        kept = _Collateral(whole, json.loads(whole.tcb_info), json.loads(whole.qe_identity))
+        if memory is not None:
+            memory.put(collateral, kept)
     claims = json.loads(verified.to_json())
     platform, pck, qe = claims["platform"], claims["platform"]["pck"], claims["qe"]
     return QuoteClaims(
         quote=quote,
         status=claims["tcb"]["status"],
         advisories=tuple(claims["tcb"]["advisory_ids"]),
-        superseded_at=_superseded_at(json.loads(parsed.tcb_info), json.loads(parsed.qe_identity), platform, qe, quote),
+        superseded_at=_superseded_at(kept.tcb_info, kept.qe_identity, platform, qe, quote),
         evaluation_number=claims["tcb"]["eval_data_number"],
         root_key_id=bytes(platform["root_key_id"]),
         ppid=bytes(pck["ppid"]),
@@ -121,6 +164,13 @@ def verify_quote(data: bytes, collateral: bytes, *, root_der: bytes | None, now:
         smt_enabled=_flag(pck["smt_enabled"]),
         expires_at=float(min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"])),
     )
+
+
+def _parse(collateral: bytes) -> dcap_qvl.QuoteCollateralV3:
+    try:
+        return dcap_qvl.QuoteCollateralV3.from_json(collateral.decode())
+    except ValueError as error:
+        raise CollateralError(f"collateral cannot be read: {_first_line(error)}") from None
 
 
 def _superseded_at(

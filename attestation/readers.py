@@ -7,7 +7,7 @@ Evidence says what it is: a TDX quote by its version, everything else is a canon
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from attestation import cbor, claims, dcap
@@ -145,11 +145,13 @@ class DcapReader:
     Attributes:
         roots: DER certificates; ``None`` is Intel's.
         zero_padding: Whether zeros after a quote are cut rather than refused, as some machines send them.
+        memory: Parsed collateral.
     """
 
     roots: tuple[bytes | None, ...]
     zero_padding: bool = False
     forms: frozenset[Form] = frozenset({"tdx"})
+    memory: dcap.CollateralMemory = field(default_factory=dcap.CollateralMemory, compare=False, repr=False)
 
     def read(self, quote: bytes | None, collateral: bytes | None, now: float) -> Reading:
         """Verify the quote under each root until one fits."""
@@ -163,7 +165,7 @@ class DcapReader:
         failure = hint = ""
         for root in self.roots:
             try:
-                found = dcap.verify_quote(quote, collateral, root_der=root, now=now)
+                found = dcap.verify_quote(quote, collateral, root_der=root, now=now, memory=self.memory)
             except (EvidenceError, CollateralError) as error:
                 failure, hint = error.message, error.hint
                 continue

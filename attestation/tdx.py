@@ -68,6 +68,9 @@ class TdAttribute(IntEnum):
     PERFMON = 63
 
 
+_ATTRIBUTE_NAMES = {int(bit): bit.name for bit in TdAttribute}
+
+
 @dataclass(frozen=True, slots=True)
 class TdReport:
     """The body of a TDX quote; field names follow the specification, sizes in bytes are in ``TD15_FIELDS``.
@@ -189,8 +192,7 @@ def without_padding(data: bytes) -> bytes:
 def attribute_names(td_attributes: bytes) -> list[str]:
     """Name the bits that are set in TDATTRIBUTES (8 bytes), lowest first."""
     value = int.from_bytes(td_attributes, "little")
-    known = {int(bit): bit.name for bit in TdAttribute}
-    return [known.get(bit, f"bit {bit}") for bit in range(64) if value >> bit & 1]
+    return [_ATTRIBUTE_NAMES.get(bit, f"bit {bit}") for bit in range(value.bit_length()) if value >> bit & 1]
 
 
 def _descriptor(data: bytes, offset: int) -> tuple[BodyType, int]:

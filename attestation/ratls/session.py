@@ -30,6 +30,9 @@ _MAX_HANDSHAKE = 1024 * 1024
 """Bytes a peer may send before it is verified; one read of the socket may already hold application data behind them."""
 
 _READ = 1 << 18
+_PIECE = 2048
+"""Bytes of a handshake that are given to TLS at a time: its memory BIO keeps the room of the largest for good."""
+
 ProtocolFactory = Callable[[], asyncio.Protocol]
 
 
@@ -125,9 +128,7 @@ class RatlsSession(asyncio.Protocol):
             if self._state is _State.WORK:
                 self._work(data)
             else:
-                self._tls.bio_write(data)
-                if self._state is _State.TLS:
-                    self._handshake()
+                self._feed(data)
         except AttestationError as error:
             self._end(error)
 
@@ -184,8 +185,9 @@ class RatlsSession(asyncio.Protocol):
         self._buffer.clear()
         self._state = _State.TLS
         if rest:
-            self._tls.bio_write(rest)
-        self._handshake()
+            self._feed(rest)
+        else:
+            self._handshake()
 
     async def _solve(self, challenge: proof.Challenge) -> None:
         nonce = await proof.solve(challenge, self._pool)
@@ -195,6 +197,13 @@ class RatlsSession(asyncio.Protocol):
         self._state = _State.TLS
         self._inner.write(proof.encode_solution(nonce))
         self._handshake()
+
+    def _feed(self, data: bytes) -> None:
+        """Give TLS what arrived, in pieces; what follows the handshake waits for the verdict."""
+        for start in range(0, len(data), _PIECE):
+            self._tls.bio_write(data[start : start + _PIECE])
+            if self._state is _State.TLS:
+                self._handshake()
 
     def _handshake(self) -> None:
         try:

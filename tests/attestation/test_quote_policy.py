@@ -21,6 +21,7 @@ from attestation.collateral import StaticCollateral
 from attestation.errors import AttestationError, EvidenceError, RefusedError
 from attestation.ratls import Identity
 from attestation.tdx import BodyType, TdAttribute, parse_quote, without_padding
+from attestation.verdict import Check
 from attestation.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -59,6 +60,38 @@ async def test_a_healthy_machine_is_accepted(world: SyntheticTdx, body: BodyType
     report = parse_quote(world.quote(REPORT_DATA)).report
     assert verdict.image_hash == claims.image_hash(report.measurements)
     assert json.loads(verdict.to_json())["accepted"] is True
+
+
+def test_parsed_collateral_is_kept_and_still_judged(world: SyntheticTdx) -> None:
+    """The same collateral a second time: the same claims, and an altered quote or a later date fails as before."""
+    memory = dcap.CollateralMemory()
+    quote, collateral, root = world.quote(REPORT_DATA), world.collateral_json(), world.root_der
+    first, second = (dcap.verify_quote(quote, collateral, root_der=root, now=NOW, memory=memory) for _ in range(2))
+    assert first == second == dcap.verify_quote(quote, collateral, root_der=root, now=NOW)
+    assert memory.get(collateral) is not None
+    altered = bytearray(quote)
+    altered[600] ^= 1
+    for shown, trusted, now in (
+        (bytes(altered), root, NOW),
+        (quote, SyntheticTdx(clock=lambda: NOW).root_der, NOW),
+        (quote, root, first.expires_at + 1),
+    ):
+        with pytest.raises(EvidenceError):
+            dcap.verify_quote(shown, collateral, root_der=trusted, now=now, memory=memory)
+
+
+def test_collateral_that_no_quote_verified_with_is_not_kept(world: SyntheticTdx) -> None:
+    memory = dcap.CollateralMemory()
+    quote, collateral = world.quote(REPORT_DATA), SyntheticTdx(clock=lambda: NOW).collateral_json()
+    with pytest.raises(EvidenceError):
+        dcap.verify_quote(quote, collateral, root_der=world.root_der, now=NOW, memory=memory)
+    assert memory.get(collateral) is None
+
+
+def test_a_check_in_a_group_is_else_the_same() -> None:
+    check = Check("a", False, "b", "c", "d", checked=False, why="e", lasting=False)
+    assert check.within("g") == replace(check, group="g")
+    assert check.within("g").within("h") == check.within("g")
 
 
 REGISTERS = [
