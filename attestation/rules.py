@@ -270,7 +270,7 @@ def short(value: bytes) -> str:
     """Bytes for a person: hex, cut in the middle when long."""
     if not value:
         return "nothing"
-    if not any(value):
+    if value.count(0) == len(value):
         return "zeros"
     text = value.hex()
     return text if len(text) <= 64 else f"{text[:32]}…{text[-8:]}"

@@ -3,9 +3,9 @@
 ``python benchmarks/attestation.py [--json] [--rounds N] [--bundles N] [--links N] [--connections N]``. The machines are
 synthetic (:mod:`appliance.lab`); their evidence has the form, size and signatures of real machines'. The rows:
 
-* quote rows: dcap_qvl called bare on a TDX quote and its collateral, against all that a certificate's quote goes
-  through here, which is reading it, the same library, and every rule of the policy; also with the quote of a
-  certificate seen for the first time;
+* quote rows: dcap_qvl called bare on a TDX quote and its collateral, and the call of it that also says what it read;
+  against verification here (strict parsing, the same library, the claims), and against all that a certificate's quote
+  goes through, with every rule of the policy; also with the quote of a certificate seen for the first time;
 * bundle rows: a TDX quote, one GPU, an event log and everything stapled, the verifier without sources of its own. Cold:
   a new verifier, nothing kept. Next: another bundle of a machine that was seen before, for another nonce, so that quote
   and GPU report are new and their certificates, manifests and revocation answers are not. Same: the very bundle again;
@@ -13,7 +13,7 @@ synthetic (:mod:`appliance.lab`); their evidence has the form, size and signatur
 * handshakes: RA-TLS without proof of work against plain mutual TLS 1.3 of the same library
   (``benchmarks/handshake.py``);
 * links: what an idle attested link adds to the memory of the process that accepted it, measured in a process of its
-  own that only accepts, when every client shows a certificate of its own.
+  own that only accepts: once when every client shows a certificate of its own, once when all show the same.
 
 Kinds of the same part are interleaved; the median of all rounds counts, and the fastest stands beside it.
 """
@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,12 @@ def quotes(rounds: int) -> list[dict[str, Any]]:
         read = dcap_qvl.QuoteCollateralV3.from_json(collateral.decode())
         return dcap_qvl.verify_with_root_ca(quote, read, root, int(now))
 
+    def claimed() -> object:
+        """With what it read of platform and certificate, which the other call does not say."""
+        read = dcap_qvl.QuoteCollateralV3.from_json(collateral.decode())
+        only = dcap_qvl.QuotePolicy.claims_only(int(now))
+        return json.loads(dcap_qvl.QuoteVerifier(root).verify_with_policy(quote, read, int(now), only).to_json())
+
     def judged(shown: bytes) -> None:
         appraisal = trust.appraise(shown, collateral, report_data=data, now=now)
         assert all(check.passed for check in appraisal.checks)
@@ -129,6 +136,8 @@ def quotes(rounds: int) -> list[dict[str, Any]]:
             "quote, bare, collateral parsed before": lambda: dcap_qvl.verify_with_root_ca(
                 quote, parsed, root, int(now)
             ),
+            "quote, bare, with its claims": claimed,
+            "quote, verified": lambda: trust.reader.read(quote, collateral, now).checks[0].passed,
             "quote, verified and judged": lambda: judged(quote),
             "quote of a new certificate": lambda: judged(next(others)),
         },
@@ -252,8 +261,14 @@ async def accept(socket: Path) -> None:
     server.close()
 
 
-async def links(count: int) -> list[dict[str, Any]]:
-    """Memory of a process that holds attested links on which nothing happens."""
+async def links(name: str, count: int, clients: int) -> dict[str, Any]:
+    """Memory of a process that holds attested links on which nothing happens.
+
+    Args:
+        name: Of the row.
+        count: How many links.
+        clients: How many certificates they are opened with.
+    """
     world = SyntheticTdx()
     with tempfile.TemporaryDirectory() as folder:
         socket = Path(folder) / "quote.sock"
@@ -273,8 +288,10 @@ async def links(count: int) -> list[dict[str, Any]]:
             trust = policy.for_name("simulated", simulated_roots=(world.root_der,))
             verifier = Verifier(trust, FileCollateral(tee_service.collateral_path(socket)))
 
+            shown = cycle([await Identity.create(Machine(world)) for _ in range(clients)])
+
             async def link() -> asyncio.BaseTransport:
-                dialer = RatlsDialer(await Identity.create(Machine(world)), verifier)
+                dialer = RatlsDialer(next(shown), verifier)
                 return (await dialer.connect(Idle, "127.0.0.1", port))[0]
 
             for transport in await together(link, GREETED):
@@ -293,15 +310,13 @@ async def links(count: int) -> list[dict[str, Any]]:
             service.close()
             await service.wait_closed()
     mib = 1 << 20
-    return [
-        {
-            "name": "idle attested links",
-            "links": count,
-            "baseline_mib": before / mib,
-            "added_mib": max(grown, 1) / mib,
-            "kib_each": max(grown, 1) / 1024 / count,
-        }
-    ]
+    return {
+        "name": name,
+        "links": count,
+        "baseline_mib": before / mib,
+        "added_mib": max(grown, 1) / mib,
+        "kib_each": max(grown, 1) / 1024 / count,
+    }
 
 
 async def together(link: Callable[[], Awaitable[asyncio.BaseTransport]], count: int) -> list[asyncio.BaseTransport]:
@@ -318,7 +333,9 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows += await parts(max(options.rounds // 4, 1))
     turns = max(options.rounds // 40, 1)
     rows += [vars(found) for found in await handshakes(turns, options.connections)]
-    return rows + await links(options.links)
+    rows.append(await links("idle attested links", options.links, options.links))
+    rows.append(await links("idle links of one peer", options.links, 1))
+    return rows
 
 
 def show(found: dict[str, Any]) -> None:

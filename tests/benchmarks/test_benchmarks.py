@@ -27,6 +27,7 @@ ROWS = {
         "plain mutual TLS",
         "RA-TLS, warm verdict cache",
         "idle attested links",
+        "idle links of one peer",
     },
     "labchain": {"bare TVM", "block", "sent and block"},
     "path": {"unstreamed, 1", "unstreamed, 16", "unstreamed, 64", "streamed, 64", "paced stream, 64"},
