@@ -30,7 +30,7 @@ _MAX_HANDSHAKE = 1024 * 1024
 """Bytes a peer may send before it is verified; one read of the socket may already hold application data behind them."""
 
 _READ = 1 << 18
-_PIECE = 2048
+_PIECE = 1024
 """Bytes of a handshake that are given to TLS at a time: its memory BIO keeps the room of the largest for good."""
 
 ProtocolFactory = Callable[[], asyncio.Protocol]
@@ -270,6 +270,7 @@ class RatlsSession(asyncio.Protocol):
         self._finish(error)
 
     def _finish(self, error: Exception | None) -> None:
+        self._task = self._challenge = None  # an idle link keeps nothing of its handshake
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self, error)
