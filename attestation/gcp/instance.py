@@ -22,15 +22,15 @@ The extension's value, DER (google/go-tpm-tools, ``server/verify.go``; google/go
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 from cryptography import x509
 from cryptography.hazmat import asn1
-from cryptography.utils import CryptographyDeprecationWarning
 
 from attestation import cbor
+from attestation.certificates import read_whole
 from attestation.errors import EvidenceError
 
 EXTENSION = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.1.21")
@@ -154,23 +154,13 @@ def instance_of(der: bytes) -> Instance:
     Raises:
         EvidenceError: No certificate, or one without the extension, or as :func:`parse_instance`.
     """
+    certificate = read_whole(partial(x509.load_der_x509_certificate, der))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            certificate = x509.load_der_x509_certificate(der)
-            value = certificate.extensions.get_extension_for_oid(EXTENSION).value
+        value = certificate.extensions.get_extension_for_oid(EXTENSION).value
     except x509.ExtensionNotFound:
         raise EvidenceError(
             "attestation key's certificate names no instance", hint="Google's name one since 2020"
         ) from None
-    except (
-        ValueError,
-        TypeError,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-        x509.InvalidVersion,
-    ) as error:
-        raise EvidenceError(f"attestation key's certificate cannot be read: {type(error).__name__}") from None
     if not isinstance(value, x509.UnrecognizedExtension):
         raise EvidenceError("instance extension that the library takes for another")
     return parse_instance(value.value)

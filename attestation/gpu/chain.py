@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, NameOID
 
+from attestation.certificates import LIBRARY_ERRORS, read_whole
 from attestation.errors import EvidenceError
 from attestation.tpm.chain import root_key_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from attestation.gpu.memory import Memory
 
@@ -37,16 +38,6 @@ MAX_CERTIFICATES = 8
 PDI_SIZE = 8
 _KNOWN_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]{1,16384}-----END CERTIFICATE-----\s*\0*")
-LIBRARY_ERRORS = (
-    ValueError,
-    TypeError,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    x509.InvalidVersion,
-    UnsupportedAlgorithm,
-)
-"""What the certificate library raises over bytes that it cannot read."""
-
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
@@ -118,7 +109,7 @@ def load_pem(data: bytes) -> tuple[x509.Certificate, ...]:
         rest = rest[match.end() :]
     if not texts:
         raise EvidenceError("certificate chain without certificates")
-    return tuple(_read(x509.load_pem_x509_certificate, text) for text in texts)
+    return tuple(read_whole(partial(x509.load_pem_x509_certificate, text)) for text in texts)
 
 
 def load_der(der: bytes) -> x509.Certificate:
@@ -127,7 +118,7 @@ def load_der(der: bytes) -> x509.Certificate:
     Raises:
         EvidenceError: It cannot be read.
     """
-    return _read(x509.load_der_x509_certificate, der)
+    return read_whole(partial(x509.load_der_x509_certificate, der))
 
 
 def verify_path(
@@ -256,29 +247,6 @@ def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Exte
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-
-
-def _read(load: Callable[[bytes], x509.Certificate], data: bytes) -> x509.Certificate:
-    return read_whole(lambda: load(data))
-
-
-def read_whole(load: Callable[[], x509.Certificate]) -> x509.Certificate:
-    """Read all of a certificate that is looked at here: the library reads most of it only when it is asked for.
-
-    What the library finds odd but readable (a country of three letters) it warns of; that is no reason here.
-
-    Raises:
-        EvidenceError: Something in it cannot be read.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            certificate = load()
-            _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
-            _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.serial_number)
-        except LIBRARY_ERRORS as error:
-            raise EvidenceError(f"certificate cannot be read: {type(error).__name__}") from None
-    return certificate
 
 
 def _root_above(last: x509.Certificate, trusted: Sequence[x509.Certificate], memory: Memory | None) -> x509.Certificate:

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
+from attestation.certificates import LIBRARY_ERRORS, read_whole
 from attestation.errors import EvidenceError
 from attestation.gpu.chain import (
-    LIBRARY_ERRORS,
     check_dates,
     check_issued,
     extension_of,
@@ -31,7 +31,6 @@ from attestation.gpu.chain import (
     load_pem,
     moment_of,
     name_of,
-    read_whole,
     spki,
 )
 

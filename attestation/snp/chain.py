@@ -6,9 +6,9 @@ parameters say.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
+from attestation.certificates import read_whole
 from attestation.errors import EvidenceError
 from attestation.snp import roots
 from attestation.snp.tcb import Product, product_of_name
@@ -125,14 +126,10 @@ def _check_revocation(data: bytes, ark: x509.Certificate, ask: x509.Certificate,
 
 def _load(data: bytes, what: str) -> x509.Certificate:
     try:
-        with warnings.catch_warnings():  # of what the library will refuse one day; what matters here is checked here
-            warnings.simplefilter("ignore")
-            certificate = x509.load_der_x509_certificate(data)
-            key = certificate.public_key()
-            pss = _is_pss(certificate.signature_algorithm_oid)
-            _ = certificate.subject, certificate.issuer, certificate.serial_number  # what is read late is refused early
-    except _LIBRARY_ERRORS as error:
-        raise EvidenceError(f"certificate of the {what} cannot be read: {type(error).__name__}") from None
+        certificate = read_whole(partial(x509.load_der_x509_certificate, data))
+    except EvidenceError as error:
+        raise EvidenceError(f"{what}: {error.message}") from None
+    key, pss = certificate.public_key(), _is_pss(certificate.signature_algorithm_oid)
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _MIN_BITS or not pss:
         raise EvidenceError(f"certificate of the {what} is not RSA signed with PSS")
     return certificate

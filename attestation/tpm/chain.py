@@ -8,18 +8,18 @@ revocation is not: an attestation key's certificate lives for days.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID, NameOID
 
+from attestation.certificates import LIBRARY_ERRORS, read_whole
 from attestation.errors import EvidenceError
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ KEY_ID_SIZE = 48
 """Bytes of a :func:`root_key_id`."""
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
-_LIBRARY_ERRORS = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion,
-                   UnsupportedAlgorithm)  # fmt: skip
 _KNOWN_CRITICAL = {
     ExtensionOID.BASIC_CONSTRAINTS,
     ExtensionOID.KEY_USAGE,
@@ -116,14 +114,8 @@ def root_key_id(root: x509.Certificate) -> bytes:
 
 
 def _load(der: bytes) -> x509.Certificate:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            certificate = x509.load_der_x509_certificate(der)
-            critical = [item.oid for item in certificate.extensions if item.critical]
-            certificate.public_key()
-    except _LIBRARY_ERRORS as error:
-        raise EvidenceError(f"certificate in a chain cannot be read: {type(error).__name__}") from None
+    certificate = read_whole(partial(x509.load_der_x509_certificate, der))
+    critical = [item.oid for item in certificate.extensions if item.critical]
     unknown = [oid.dotted_string for oid in critical if oid not in _KNOWN_CRITICAL]
     if unknown:
         raise EvidenceError(f"certificate in a chain with unknown critical extensions {unknown}")
@@ -186,7 +178,7 @@ def _check_leaf(leaf: x509.Certificate, usage: x509.ObjectIdentifier | None) -> 
 def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *_LIBRARY_ERRORS):
+    except (InvalidSignature, *LIBRARY_ERRORS):
         return False
     return True
 

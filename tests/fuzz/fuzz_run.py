@@ -89,7 +89,7 @@ def fuzz(name: str, *, seconds: int = 0, runs: int = -1, kept: Path, seed: int =
         corpus=sum(1 for _ in kept.iterdir()),
         peak_mib=_number(r"peak_rss_mb: *(\d+)", said),
         finding=(named[1] if named else f"status {done.returncode}") if broke else "",
-        said=said[-3000:] if broke else "",
+        said=(done.stdout[-3000:] + done.stderr[-1500:]) if broke else "",
     )
 
 
