@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "nvattest"
 MAX_OUTPUT: Final = 1024 * 1024
+_DRAIN_S = 1.0
 LIMIT_S: Final = 120.0
 _ACCEPTED: Final = 0
 _APPRAISAL_FAILED: Final = 12
@@ -159,9 +160,8 @@ async def _run(*command: str) -> bytes:
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,  # so that whatever it starts ends with it
     )
-    output = b""
+    output, stream = b"", process.stdout
     try:
-        stream = process.stdout
         while stream is not None and len(output) <= MAX_OUTPUT and (part := await stream.read(65536)):
             output += part
         return output
@@ -169,6 +169,10 @@ async def _run(*command: str) -> bytes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        with contextlib.suppress(TimeoutError):  # what is still in the pipe, so that its end is seen and it is closed
+            async with asyncio.timeout(_DRAIN_S):
+                while stream is not None and await stream.read(65536):
+                    pass
 
 
 def _wrong(claims: Any, nonce: bytes) -> str:
