@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import sys
 import time
@@ -172,7 +173,11 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true")
     options = parser.parse_args()
     outcome = uvloop.run(load(options, sys.stdin.read().strip()))
-    print(json.dumps(asdict(outcome)))
+    # Not print: an unbuffered standard output drops what a pipe does not take at once.
+    rest = memoryview(json.dumps(asdict(outcome)).encode())
+    os.set_blocking(1, True)
+    while rest:
+        rest = rest[os.write(1, rest) :]
 
 
 if __name__ == "__main__":

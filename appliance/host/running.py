@@ -6,6 +6,7 @@ In: what the launch wrote down. Out: whether it still runs, what it said, its en
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POWERDOWN_S = 90.0
+PRESS_S = 15
+"""The power button is pressed again that often: a guest that has only begun to boot does not hear the first time."""
 QUIT_S = 10.0
 CONTROL_S = 10.0
 WATCH_S = 1.0
@@ -129,9 +132,8 @@ def _end_qemu(vm: RunningVm, seconds: float) -> str:
     qemu = vm.record.qemu.identity
     if not qemu.alive:
         return "ended"
-    for command, patience in (("system_powerdown", seconds), ("quit", QUIT_S)):
-        if patience <= 0:
-            continue
+    presses = [min(PRESS_S, seconds - done) for done in range(0, math.ceil(seconds), PRESS_S)]
+    for command, patience in (*(("system_powerdown", part) for part in presses), ("quit", QUIT_S)):
         try:
             with Control(vm.directory, CONTROL_S) as control:
                 control.ask(command)
