@@ -168,11 +168,12 @@ async def _run(*command: str) -> bytes:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        with contextlib.suppress(TimeoutError):  # what is still in the pipe, so that its end is seen and it is closed
+        # What is still in the pipe: a reader that has paused never sees the end, and then the process has none either.
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
                 while stream is not None and await stream.read(65536):
                     pass
+        await process.wait()
 
 
 def _wrong(claims: Any, nonce: bytes) -> str:
