@@ -42,7 +42,7 @@ BENCHMARKS = (
     Benchmark("codec", "wire messages against struct on the same fields", ("--seconds", "0.02")),
     Benchmark("handshake", "RA-TLS against plain mutual TLS", ("--rounds", "1", "--connections", "3")),
     Benchmark(
-        "attestation",
+        "evidence",
         "quotes against dcap-qvl called bare, full bundles cold and known, idle attested links",
         ("--rounds", "2", "--bundles", "2", "--connections", "3", "--links", "4"),
     ),

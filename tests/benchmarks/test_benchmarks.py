@@ -15,7 +15,7 @@ RUN = Path(__file__).resolve().parents[2] / "benchmarks" / "run.py"
 ROWS = {
     "codec": {"write a part in its packet", "read a packet and its part", "a message over a link"},
     "handshake": {"plain mutual TLS", "RA-TLS, warm verdict cache", "RA-TLS, cold verdict cache", "RA-TLS"},
-    "attestation": {
+    "evidence": {
         "quote, bare dcap-qvl",
         "quote, verified and judged",
         "full bundle, cold",
@@ -51,7 +51,7 @@ def numbers(value: Any) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "name", ["codec", "handshake", "attestation", pytest.param("labchain", marks=pytest.mark.slow)]
+    "name", ["codec", "handshake", "evidence", pytest.param("labchain", marks=pytest.mark.slow)]
 )
 def test_rows_and_ratios(name: str) -> None:
     found = quick("--only", name)

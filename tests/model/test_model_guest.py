@@ -15,7 +15,7 @@ from appliance.config import home
 from appliance.model import PackedModel, pack
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 MODULES = ("appliance/errors.py", "measurements/errors.py", "appliance/model/errors.py", "appliance/model/formats.py",
            "appliance/model/verity.py", "appliance/model/volume.py")  # fmt: skip
 PROGRAM = """

@@ -1,6 +1,6 @@
 """What it costs to check evidence, and to hold links whose far ends were checked.
 
-``python benchmarks/attestation.py [--json] [--rounds N] [--bundles N] [--links N] [--connections N]``. The machines are
+``python benchmarks/evidence.py [--json] [--rounds N] [--bundles N] [--links N] [--connections N]``. The machines are
 synthetic (:mod:`appliance.lab`); their evidence has the form, size and signatures of real machines'. The rows:
 
 * quote rows: dcap_qvl called bare on a TDX quote and its collateral, and the call of it that also says what it read;
@@ -360,7 +360,7 @@ def main() -> None:
         return
     rows = asyncio.run(measure(options))
     if options.json:
-        print(json.dumps({"benchmark": "attestation", "rows": rows}))
+        print(json.dumps({"benchmark": "evidence", "rows": rows}))
         return
     for found in rows:
         show(found)
