@@ -50,9 +50,7 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
-@pytest.mark.parametrize(
-    "name", ["codec", "handshake", "evidence", pytest.param("labchain", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["codec", "handshake", "evidence", pytest.param("labchain", marks=pytest.mark.slow)])
 def test_rows_and_ratios(name: str) -> None:
     found = quick("--only", name)
     assert set(found["benchmarks"]) == {name}
