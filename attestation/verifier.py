@@ -121,7 +121,10 @@ class Verifier:
         try:
             parsed = parse_bundle(bundle)
         except EvidenceError as error:
-            return self._refused((_failed("bundle", error, "an evidence bundle").within("bundle"),), now)
+            hint = error.hint or "this is another file than a bundle, it was cut, or another release made it"
+            return self._refused(
+                (Check("bundle", False, error.message, "an evidence bundle", hint, group="bundle"),), now
+            )
         asked = Asked(
             now=now,
             stated=at is not None,

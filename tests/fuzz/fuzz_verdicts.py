@@ -39,7 +39,12 @@ def _verifier() -> Verifier:
     return Verifier(policy, clock=lambda: NOW)
 
 
-def _bundle(data: bytes) -> Verdict:
+def judge_bundle(data: bytes) -> Verdict:
+    """Judge a bundle for this run's nonce and channel.
+
+    Raises:
+        PropertyError: Another one than the one that was made is accepted.
+    """
     verdict = asyncio.run(_verifier().verify_bundle(data, nonce=NONCE, public_key=worlds().identity.public_key))
     if verdict.accepted and data != worlds().bundle:
         raise PropertyError("another bundle than the one that was made is accepted")
@@ -48,7 +53,8 @@ def _bundle(data: bytes) -> Verdict:
     return verdict
 
 
-def _device(data: bytes) -> object:
+def judge_evidence(data: bytes) -> judge.DeviceJudgement:
+    """Judge one device's evidence for this run's nonce."""
     gpus = worlds().gpus
     return judge.judge_device(data, nonce=NONCE, roots=gpus.roots(), rims=gpus.rims(), ocsp=gpus.ocsp(), now=NOW)
 
@@ -86,7 +92,7 @@ def _fixed_quote() -> bytes:
 
 
 TARGETS = (
-    Target("verdict", _bundle, (), lambda: [worlds().bundle], max_length=1 << 17),
+    Target("verdict", judge_bundle, (), lambda: [worlds().bundle], max_length=1 << 17),
     Target("tdx-verify", _quote, (EvidenceError, CollateralError), lambda: [_fixed_quote()]),
     Target("tdx-collateral", _collateral, (EvidenceError, CollateralError), lambda: [worlds().tdx.collateral_json()],
            max_length=32768),
@@ -99,7 +105,7 @@ TARGETS = (
     Target("tpm-verdict", lambda data: tpm_reader.read(data, worlds().gcp.roots, NOW), (),
            lambda: [worlds().gcp.vtpm.evidence(bytes(32), worlds().gcp.chain, with_logs=True).encode()],
            max_length=32768),
-    Target("device-verdict", _device, (), lambda: [worlds().gpus.gpu_evidence(0, NONCE)], max_length=32768),
+    Target("device-verdict", judge_evidence, (), lambda: [worlds().gpus.gpu_evidence(0, NONCE)], max_length=32768),
     Target("rim", _rim, (EvidenceError,), lambda: list(worlds().gpus.rims().values()), max_length=32768),
     Target("ocsp", _ocsp, (EvidenceError,), lambda: [_response()], max_length=8192),
 )  # fmt: skip

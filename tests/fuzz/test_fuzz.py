@@ -13,6 +13,11 @@ import pytest
 from fuzz_all import TARGETS
 from fuzz_run import CORPUS, KEPT_BYTES, fuzz
 from fuzz_target import PropertyError, Target
+from fuzz_verdicts import judge_bundle, judge_evidence
+from fuzz_worlds import DATA, NONCE, NOW, worlds
+
+from attestation.azure import reader as azure_reader
+from attestation.snp import reader as snp_reader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +34,25 @@ def test_seeds_are_taken_and_nothing_undeclared_is_raised(name: str) -> None:
     seeds = target.seeds()
     assert seeds
     for seed in seeds:
-        target.try_one(seed)
+        assert target.try_one(seed)
         for cut in (0, 1, len(seed) // 2, len(seed) - 1):
             target.try_one(seed[:cut])
         target.try_one(seed + b"\0")
     for path in sorted((CORPUS / name).glob("*")):
         target.try_one(path.read_bytes())
+
+
+def test_what_the_judging_targets_are_seeded_with_is_accepted() -> None:
+    """Else they would never reach what is behind a signature, and a forged bundle could not stand out."""
+    every = worlds()
+    assert judge_bundle(every.bundle).accepted
+    device = judge_evidence(every.gpus.gpu_evidence(0, NONCE))
+    assert [check.name for check in device.failed] == []
+    for claims, checks in (
+        snp_reader.read(every.snp.evidence(DATA), every.snp.collateral(), every.snp.roots, NOW),
+        azure_reader.read(every.azure.evidence(DATA), every.azure.snp.collateral(), every.azure.roots, NOW),
+    ):
+        assert claims is not None, checks
 
 
 def test_the_corpus_is_of_targets_and_small() -> None:
