@@ -186,7 +186,8 @@ async def test_a_client_that_goes_ends_its_request(engine: EngineSupervisor, str
 
 async def test_one_request_too_many_is_told_so(engine: EngineSupervisor) -> None:
     await until(lambda: idle(engine))
-    asked = json.dumps(body(stream=True, max_tokens=MANY, temperature=1)).encode()
+    # Without chance: a sampled answer may end early and leave room for one more.
+    asked = json.dumps(body(stream=True, max_tokens=MANY)).encode()
     taken = [await engine.client.open(CHAT, asked, timeout=120) for _ in range(4)]
     assert [response.status for response in taken] == [200] * 4
     assert (await ask(engine, body()))[0] == 503
