@@ -300,7 +300,7 @@ async def test_nothing_outlives_a_worker_that_is_killed(model: PreparedModel) ->
     worker = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, cwd=ROOT)
     assert worker.stdout is not None
     pgid = int(await worker.stdout.readline())
-    await until(lambda: scheduler_of(pgid) is not None, seconds=120, every=0.3)
+    await until(lambda: scheduler_of(pgid) is not None, seconds=300, every=0.3)
     assert len(group(pgid)) >= 4
     worker.kill()
     await worker.wait()

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from fuzz_target import PropertyError, Target
-from fuzz_worlds import DATA, NONCE, NOW, worlds
+from fuzz_worlds import DATA, NONCE, worlds
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def _verifier() -> Verifier:
     every = worlds()
     policy = for_name("simulated", simulated_roots=[every.tdx.root_der], gpu_roots=every.gpus.roots())
-    return Verifier(policy, clock=lambda: NOW)
+    return Verifier(policy, clock=lambda: worlds().now)
 
 
 def judge_bundle(data: bytes) -> Verdict:
@@ -56,16 +56,18 @@ def judge_bundle(data: bytes) -> Verdict:
 def judge_evidence(data: bytes) -> judge.DeviceJudgement:
     """Judge one device's evidence for this run's nonce."""
     gpus = worlds().gpus
-    return judge.judge_device(data, nonce=NONCE, roots=gpus.roots(), rims=gpus.rims(), ocsp=gpus.ocsp(), now=NOW)
+    return judge.judge_device(
+        data, nonce=NONCE, roots=gpus.roots(), rims=gpus.rims(), ocsp=gpus.ocsp(), now=worlds().now
+    )
 
 
 def _rim(data: bytes) -> object:
-    return read_rim(data, worlds().gpus.roots().rim, NOW)
+    return read_rim(data, worlds().gpus.roots().rim, worlds().now)
 
 
 def _ocsp(data: bytes) -> object:
     chain = _chain()
-    return ocsp.check_response(data, chain[1], chain[2], NOW)
+    return ocsp.check_response(data, chain[1], chain[2], worlds().now)
 
 
 @cache
@@ -79,11 +81,16 @@ def _response() -> bytes:
 
 
 def _quote(data: bytes) -> object:
-    return dcap.verify_quote(data, worlds().tdx.collateral_json(), root_der=worlds().tdx.root_der, now=NOW)
+    return dcap.verify_quote(data, worlds().tdx.collateral_json(), root_der=worlds().tdx.root_der, now=worlds().now)
 
 
 def _collateral(data: bytes) -> object:
-    return dcap.verify_quote(_fixed_quote(), data, root_der=worlds().tdx.root_der, now=NOW)
+    return dcap.verify_quote(_fixed_quote(), data, root_der=worlds().tdx.root_der, now=worlds().now)
+
+
+def _snp(data: bytes) -> object:
+    every = worlds()
+    return snp_reader.read(data, every.snp.collateral(), every.snp.roots, every.now)
 
 
 @cache
@@ -96,13 +103,13 @@ TARGETS = (
     Target("tdx-verify", _quote, (EvidenceError, CollateralError), lambda: [_fixed_quote()]),
     Target("tdx-collateral", _collateral, (EvidenceError, CollateralError), lambda: [worlds().tdx.collateral_json()],
            max_length=32768),
-    Target("snp-verdict", lambda data: snp_reader.read(data, worlds().snp.collateral(), worlds().snp.roots, NOW), (),
+    Target("snp-verdict", _snp, (),
            lambda: [worlds().snp.evidence(DATA)]),
-    Target("azure-verdict", lambda data: azure_reader.read(data, None, worlds().azure.roots, NOW), (),
+    Target("azure-verdict", lambda data: azure_reader.read(data, None, worlds().azure.roots, worlds().now), (),
            lambda: [worlds().azure.evidence(DATA)], max_length=32768),
-    Target("gcp-verdict", lambda data: gcp_reader.read(data, None, worlds().gcp.roots, NOW), (),
+    Target("gcp-verdict", lambda data: gcp_reader.read(data, None, worlds().gcp.roots, worlds().now), (),
            lambda: [worlds().gcp.evidence(DATA)], max_length=32768),
-    Target("tpm-verdict", lambda data: tpm_reader.read(data, worlds().gcp.roots, NOW), (),
+    Target("tpm-verdict", lambda data: tpm_reader.read(data, worlds().gcp.roots, worlds().now), (),
            lambda: [worlds().gcp.vtpm.evidence(bytes(32), worlds().gcp.chain, with_logs=True).encode()],
            max_length=32768),
     Target("device-verdict", judge_evidence, (), lambda: [worlds().gpus.gpu_evidence(0, NONCE)], max_length=32768),

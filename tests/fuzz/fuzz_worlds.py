@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 _EVENTS = {
     register: (PredictedEvent(hashlib.sha256(b"%d" % register).digest(), "part", "fuzz"),) for register in (4, 9, 11)
 }
-NOW = time.time()
 NONCE = bytes(range(32))
 DATA = bytes(range(64))
 
 
 @dataclass(frozen=True)
 class Worlds:
-    """The machines; every one is healthy."""
+    """The machines, every one healthy, and the time (Unix seconds) at which their evidence is fresh."""
 
     tdx: SyntheticTdx
     snp: SyntheticSnp
@@ -44,6 +43,7 @@ class Worlds:
     gcp: GcpWorld
     identity: Identity
     bundle: bytes
+    now: float
 
 
 class TdxMachine:
@@ -87,4 +87,4 @@ async def _make() -> Worlds:
         chain=bytes(32),
     )
     bundle = await build_bundle(machine, identity, said, NONCE, b"\7" * 32, devices=gpus, staple=staple)
-    return Worlds(tdx, snp, gpus, AzureWorld(booted, snp=None), GcpWorld(booted, tdx), identity, bundle)
+    return Worlds(tdx, snp, gpus, AzureWorld(booted, snp=None), GcpWorld(booted, tdx), identity, bundle, time.time())

@@ -14,7 +14,7 @@ from fuzz_all import TARGETS
 from fuzz_run import CORPUS, KEPT_BYTES, fuzz
 from fuzz_target import PropertyError, Target
 from fuzz_verdicts import judge_bundle, judge_evidence
-from fuzz_worlds import DATA, NONCE, NOW, worlds
+from fuzz_worlds import DATA, NONCE, worlds
 
 from attestation.azure import reader as azure_reader
 from attestation.snp import reader as snp_reader
@@ -49,8 +49,8 @@ def test_what_the_judging_targets_are_seeded_with_is_accepted() -> None:
     device = judge_evidence(every.gpus.gpu_evidence(0, NONCE))
     assert [check.name for check in device.failed] == []
     for claims, checks in (
-        snp_reader.read(every.snp.evidence(DATA), every.snp.collateral(), every.snp.roots, NOW),
-        azure_reader.read(every.azure.evidence(DATA), every.azure.snp.collateral(), every.azure.roots, NOW),
+        snp_reader.read(every.snp.evidence(DATA), every.snp.collateral(), every.snp.roots, every.now),
+        azure_reader.read(every.azure.evidence(DATA), every.azure.snp.collateral(), every.azure.roots, every.now),
     ):
         assert claims is not None, checks
 
