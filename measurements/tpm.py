@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from measurements import authenticode, uki
 from measurements.errors import ArtefactError, MeasurementError
+from measurements.prediction import PredictedEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,21 +45,6 @@ _EXTRA = (
 """Sections that the stub hands to the initrd as files under ``.extra``, in its order."""
 _TRAILER = b"070701" + b"0" * 32 + b"00000001" + b"0" * 48 + b"0000000B" + b"0" * 8 + b"TRAILER!!!\0" + bytes(3)
 """The end of an archive; its one digit above nine is upper case, unlike those of the entries."""
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedEvent:
-    """One extension of a register.
-
-    Attributes:
-        digest: 32 bytes.
-        name: What is measured, in a few words.
-        source: What it is computed from.
-    """
-
-    digest: bytes
-    name: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from attestation.claims import WorkloadStatement
 from attestation.evidence import build_bundle
 from attestation.ratls import Identity
 from attestation.staple import Staple
-from measurements.tpm import PredictedEvent, TpmPrediction
+from measurements.prediction import PredictedEvent
+from measurements.tpm import TpmPrediction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
