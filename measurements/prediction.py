@@ -66,7 +66,7 @@ class Register:
     """One predicted register.
 
     Attributes:
-        name: ``pcr0``…``pcr15``, ``mrtd``, ``rtmr0``…``rtmr3``, ``mrconfigid``, ``launch_digest``.
+        name: ``pcr0``…``pcr15``, ``mrtd``, ``rtmr0``…``rtmr3``, ``mrconfigid``, ``measurement`` (SEV-SNP).
         bank: Which hash it holds.
         value: 32 or 48 bytes.
         events: What makes it, in order.
