@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from attestation.errors import CollectionError, EvidenceError
+from attestation.machine_files import read_file
 from attestation.tdx_log import MAX_RUNTIME, MAX_TEXT, ZERO, RuntimeEvent, TdxLog, extend
 from measurements.errors import EventLogError
 from measurements.eventlog import read_tcg2
@@ -118,7 +119,7 @@ def gather(files: LogFiles | None = None) -> TdxLog | None:
         CollectionError: A part cannot be read, or is not what it should be.
     """
     files = files or LogFiles()
-    firmware = _bounded(files.copy, MAX_AREA)
+    firmware = read_file(files.copy, MAX_AREA)
     if not firmware:
         firmware = _firmware(files)
     runtime = own_events(files.own)
@@ -206,7 +207,7 @@ def own_events(path: Path) -> tuple[RuntimeEvent, ...]:
         CollectionError: The file cannot be read or holds something else.
     """
     events = []
-    for line in _bounded(path, _MAX_OWN).splitlines():
+    for line in read_file(path, _MAX_OWN).splitlines():
         try:
             value = json.loads(line)
             events.append(RuntimeEvent(bytes.fromhex(value["sha384"]), value["text"]))
@@ -246,12 +247,12 @@ class CcelTable:
 
 def _firmware(files: LogFiles) -> bytes:
     """Firmware's log without filling; empty without a table."""
-    table = _bounded(files.table, _TABLE.size)
+    table = read_file(files.table, _TABLE.size)
     if not table:
         return b""
     try:
         parsed = CcelTable.parse(table)
-        area = _bounded(files.area, min(parsed.length, MAX_AREA))
+        area = read_file(files.area, min(parsed.length, MAX_AREA))
         return area[: read_tcg2(area)[1]]
     except (EvidenceError, EventLogError) as error:
         raise CollectionError(f"firmware's event log cannot be used: {error.message}", hint=error.hint) from None
@@ -262,18 +263,3 @@ def _directory(path: Path) -> None:
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o755)
-
-
-def _bounded(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise CollectionError(
-            f"{path} cannot be read: {error.strerror}", hint="the kernel shows it to root alone: boot leaves a copy"
-        ) from None
-    if len(data) > limit:
-        raise CollectionError(f"{path} has more than {limit} bytes")
-    return data

@@ -14,6 +14,7 @@ from typing import Any
 
 from attestation import cbor
 from attestation.errors import CollectionError, EvidenceError
+from attestation.machine_files import read_file
 from measurements.eventlog import MAX_LOG, MAX_REGISTER, parse_tcg2
 from measurements.tpm import RESET, extend
 
@@ -130,11 +131,11 @@ def gather(files: LogFiles | None = None) -> BootLogs:
         CollectionError: A log cannot be read, or is not what it should be.
     """
     files = files or LogFiles()
-    firmware = _read(files.firmware)
+    firmware = read_file(files.firmware, MAX_FILE)
     events = [
-        *_systemd(_read(files.systemd), files.systemd),
-        *_kernel(_read(files.kernel), files.kernel),
-        *_own(_read(files.own), files.own),
+        *_systemd(read_file(files.systemd, MAX_FILE), files.systemd),
+        *_kernel(read_file(files.kernel, MAX_FILE), files.kernel),
+        *_own(read_file(files.own, MAX_FILE), files.own),
     ]
     if len(events) > MAX_EVENTS:
         raise CollectionError(f"{len(events)} events after firmware's, at most {MAX_EVENTS} fit into evidence")
@@ -159,21 +160,6 @@ def of_this_boot(snapshot: Path = SNAPSHOT, files: LogFiles | None = None) -> Bo
         raise CollectionError(f"logs in {snapshot} cannot be read: {error.strerror}") from None
     except EvidenceError as error:
         raise CollectionError(f"logs in {snapshot} are damaged: {error.message}") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as log:
-            data = log.read(MAX_FILE + 1)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise CollectionError(
-            f"log {path} cannot be read: {error.strerror}", hint="the kernel shows it to root alone: use a snapshot"
-        ) from None
-    if len(data) > MAX_FILE:
-        raise CollectionError(f"log {path} has more than {MAX_FILE} bytes")
-    return data
 
 
 def _systemd(data: bytes, path: Path) -> list[SystemEvent]:
