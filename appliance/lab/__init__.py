@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from appliance.lab.gpu_world_attack import GpuAttack
     from appliance.lab.gpu_world_vendor import GpuVendor
     from appliance.lab.paper_tpm import Booted
+    from appliance.lab.secure_boot import SecureBootKeys
     from appliance.lab.snp_machine import SnpAttack, SnpMachine
     from appliance.lab.snp_world import SyntheticSnp
     from appliance.lab.stub_engine import StubEngine
+    from appliance.lab.tdx_machine import TdxMachine
     from appliance.lab.tee import SyntheticTdx
     from appliance.lab.tpm_world import TpmWorld
     from appliance.lab.tvm import Tvm
@@ -40,12 +42,14 @@ __all__ = [
     "GpuVendor",
     "LabError",
     "LiteServer",
+    "SecureBootKeys",
     "SnpAttack",
     "SnpMachine",
     "StubEngine",
     "SyntheticGpus",
     "SyntheticSnp",
     "SyntheticTdx",
+    "TdxMachine",
     "TpmWorld",
     "Tvm",
     "World",
@@ -68,12 +72,14 @@ if not TYPE_CHECKING:
             "GpuVendor": "gpu_world_vendor",
             "LabError": "errors",
             "LiteServer": "chain.liteserver",
+            "SecureBootKeys": "secure_boot",
             "SnpAttack": "snp_machine",
             "SnpMachine": "snp_machine",
             "StubEngine": "stub_engine",
             "SyntheticGpus": "gpu_world",
             "SyntheticSnp": "snp_world",
             "SyntheticTdx": "tee",
+            "TdxMachine": "tdx_machine",
             "TpmWorld": "tpm_world",
             "Tvm": "tvm",
             "World": "world",

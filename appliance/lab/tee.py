@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from appliance.lab import tee_pki as pki
 from appliance.lab import tee_statements as statements
 from appliance.lab.tee_faults import Faults
-from appliance.lab.tee_log import boot
+from appliance.lab.tee_log import Boot, boot
 from appliance.lab.tee_service import serve, start
 from attestation.errors import CollectionError
 from attestation.tdx import ECDSA_P256, FIELDS, INTEL_QE_VENDOR, MAX_QUOTE, TEE_TYPE_TDX, BodyType, TdAttribute
@@ -97,6 +97,7 @@ class SyntheticTdx:
         runtime: What its guest extends RTMR3 with, and logs.
         clock: Unix time; certificates begin a day before it.
         vendor: Another machine's, to be under the same root.
+        booted: What it measured and the log that it shows; without it that of the default machine.
     """
 
     def __init__(
@@ -107,12 +108,14 @@ class SyntheticTdx:
         runtime: Sequence[RuntimeEvent] = (),
         clock: Callable[[], float] = time.time,
         vendor: Vendor | None = None,
+        booted: Boot | None = None,
     ) -> None:
         self.faults = faults = faults or Faults()
         self._given = dict(registers or {})
         self._clock = clock
         self._vendor = vendor or Vendor.new(clock())
-        booted = boot(faults, runtime)
+        self._booted = booted
+        booted = booted or boot(faults, runtime)
         self.log = booted.shown
         self.registers = {**DEFAULT_REGISTERS, **booted.registers, **_wrong(faults), **self._given}
         self.ppid = os.urandom(16)
@@ -141,7 +144,12 @@ class SyntheticTdx:
         It can do all that this one can, so it stands for whoever holds a leaked key or an interposer on a memory bus.
         """
         return SyntheticTdx(
-            self.faults, registers=self._given, runtime=self._runtime, clock=self._clock, vendor=self._vendor
+            self.faults,
+            registers=self._given,
+            runtime=self._runtime,
+            clock=self._clock,
+            vendor=self._vendor,
+            booted=self._booted,
         )
 
     @property

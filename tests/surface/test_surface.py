@@ -63,8 +63,8 @@ SURFACE = {
     """,
     "appliance.lab": """
         AzureAttack AzureWorld Booted CollateralServer Demonstration DevNet Economy GcpAttack GcpWorld GpuAttack
-        GpuVendor LabError LiteServer SnpAttack SnpMachine StubEngine SyntheticGpus SyntheticSnp SyntheticTdx TpmWorld
-        Tvm World
+        GpuVendor LabError LiteServer SecureBootKeys SnpAttack SnpMachine StubEngine SyntheticGpus SyntheticSnp
+        SyntheticTdx TdxMachine TpmWorld Tvm World
     """,
     "appliance.lab.chain": "Clock DevNet DevNetError LabChainError LiteServer MessageRefusedError",
     "appliance.model": """
