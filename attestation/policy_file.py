@@ -26,11 +26,12 @@ from attestation.policies.files import read_file
 from attestation.policies.model import PolicyDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from attestation.policies.model import SignedManifest
     from attestation.policy import Policy
     from attestation.rules import RegistryView
+    from measurements.manifest import Manifest
 
 MAX_FAULTS = 8
 _SAID = {"extra_forbidden": "unknown key", "missing": "missing key"}
@@ -41,6 +42,7 @@ def load_policy(
     *,
     registry: RegistryView | None = None,
     manifests: Sequence[SignedManifest] = (),
+    admit: Callable[[Sequence[Manifest]], None] | None = None,
 ) -> Policy:
     """A policy by its built-in name or from a file.
 
@@ -48,13 +50,14 @@ def load_policy(
         source: ``release``, ``tdx``, ``snp``, ``azure``, ``gcp``, or the path of a TOML or JSON file.
         registry: What a demand on the registry asks; without it such a demand fails.
         manifests: Signed manifests besides those that the policy names.
+        admit: Told all signed manifests together once their signatures hold; raises for one that is not to be used.
 
     Raises:
         PolicyError: No such policy, a fault in the file (its key is named), or a manifest that does not hold.
     """
     document = read_policy(source)
     directory = Path() if is_builtin(source) else Path(source).resolve().parent
-    return build(document, Given(directory, registry, tuple(manifests)))
+    return build(document, Given(directory, registry, tuple(manifests), admit))
 
 
 def is_builtin(source: str | Path) -> bool:

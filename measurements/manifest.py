@@ -5,86 +5,91 @@ encoding. The encoding is canonical JSON (RFC 8785 restricted to printable ASCII
 no white space, no final newline. A text is accepted only if encoding its values again gives the same bytes, so two
 different files never mean the same release and a signature covers one reading only.
 
-Signatures are detached and live in :mod:`measurements.signature`.
+Its form is also a JSON Schema, for programs that are not ours (:mod:`measurements.manifest_schema`). Signatures are
+detached and live in :mod:`measurements.signature`.
 """
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from measurements.errors import MeasurementError
+from measurements.manifest_parts import (
+    MAX_INTEGER,
+    MAX_TIME,
+    Artefact,
+    BuildRecipe,
+    Digest,
+    Engine,
+    FileName,
+    Natural,
+    Part,
+    Printable,
+    Registers,
+    UnixTime,
+    Word,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FORMAT: Final = "chrysalis image manifest 1"
+__all__ = [
+    "FORMAT",
+    "MANIFEST_NAME",
+    "MAX_ARTEFACTS",
+    "MAX_INTEGER",
+    "MAX_LIFETIME_S",
+    "MAX_MANIFEST_BYTES",
+    "MAX_REGISTER_SETS",
+    "MAX_TIME",
+    "SIGNATURE_NAME",
+    "Artefact",
+    "BuildRecipe",
+    "Digest",
+    "Engine",
+    "Manifest",
+    "ManifestDateError",
+    "ManifestError",
+    "Natural",
+    "Registers",
+    "canonical",
+    "date",
+    "parse_manifest",
+    "sorted_artefacts",
+]
+
+FORMAT: Final = "chrysalis image manifest 2"
 """First among the values a reader looks at; no other signed text of this project starts with these keys."""
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.json.sig"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_ARTEFACTS = 64
 MAX_REGISTER_SETS = 256
-MAX_INTEGER = 2**53 - 1
-"""RFC 8785, section 3.2.2.3: larger integers do not survive every reader."""
-
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-RegisterValue = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|[0-9a-f]{96})$")]
-"""SHA-256 or SHA-384, lower-case hex."""
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}$")]
-Printable = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,4096}$")]
-Natural = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+MAX_LIFETIME_S = 731 * 24 * 3600
+"""Two years. A manifest without an end would let any old release be shown for ever."""
 
 
 class ManifestError(MeasurementError):
     """A manifest is not what this project writes, or says something that is refused."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+class ManifestDateError(ManifestError):
+    """A manifest's time has not begun, or is over."""
 
 
-class Artefact(_Part):
-    """One file of the release: its name in the release's directory, length in bytes, SHA-256."""
-
-    name: FileName
-    size: Natural
-    sha256: Digest
-
-
-class Engine(_Part):
-    """The model server inside the image."""
-
-    name: Word
-    version: Word
-
-
-class Registers(_Part):
-    """Predicted registers of one platform, one way to boot and one machine shape.
-
-    ``boot`` is ``disk`` (the firmware finds the image's ESP) or ``direct`` (the host hands over the UKI); ``shape`` is
-    ``any`` where the machine's size moves none of these values. Keys of ``values`` are ``pcr4``, ``rtmr1``, ``mrtd``….
-    """
-
-    platform: Word
-    boot: Literal["disk", "direct"]
-    shape: Word = "any"
-    values: Annotated[
-        dict[Annotated[str, StringConstraints(pattern=r"^[a-z]{2,12}[0-9]{0,2}$")], RegisterValue],
-        Field(min_length=1, max_length=64),
-    ]
-
-
-class Manifest(_Part):
+class Manifest(Part):
     """A release.
 
     Attributes:
         image_id: Name of the image family.
         version: Version of the source's distribution.
         release: Number of the release, only ever rising; 0 is a build that nobody released.
+        not_before: When it begins to count, Unix seconds; 0 if nobody released it.
+        expires: When it ends to count, Unix seconds, at most two years later; 0 if nobody released it.
         profile: What was built, for example ``engine-cpu``.
         debug: Whether it carries the debug profile; every release policy refuses that.
         engine: The model server inside.
@@ -93,15 +98,18 @@ class Manifest(_Part):
         source_commit: The commit it was built from; None where the source was no checkout.
         source_modified: Whether the source differed from that commit.
         source_date_epoch: The one time inside the image, seconds since 1970.
+        recipe: How to build it again.
         locks: SHA-256 of each lock file, by its path below ``image/lock``, slashes written as ``--``.
         artefacts: The files, sorted by name.
         registers: What machines will report.
     """
 
-    format: Literal["chrysalis image manifest 1"] = FORMAT
+    format: Literal["chrysalis image manifest 2"] = FORMAT
     image_id: Word
     version: Word
     release: Natural
+    not_before: UnixTime = 0
+    expires: UnixTime = 0
     profile: Word
     debug: bool
     engine: Engine
@@ -110,6 +118,7 @@ class Manifest(_Part):
     source_commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None
     source_modified: bool
     source_date_epoch: Natural
+    recipe: BuildRecipe
     locks: Annotated[dict[FileName, Digest], Field(max_length=64)]
     artefacts: Annotated[tuple[Artefact, ...], Field(min_length=1, max_length=MAX_ARTEFACTS, strict=False)]
     registers: Annotated[tuple[Registers, ...], Field(max_length=MAX_REGISTER_SETS, strict=False)] = ()
@@ -129,6 +138,23 @@ class Manifest(_Part):
             raise ValueError(msg)
         if f"roothash={self.root_hash}" not in self.command_line.split(" "):
             msg = "command_line does not carry the root_hash"
+            raise ValueError(msg)
+        if self.recipe.profile != self.profile:
+            msg = f"recipe builds {self.recipe.profile}, and the manifest is of {self.profile}"
+            raise ValueError(msg)
+        if self.locks.get("tools.json", self.recipe.tools_lock) != self.recipe.tools_lock:
+            msg = "recipe names another tools lock than locks do"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _dated(self) -> Manifest:
+        if self.release == 0:
+            if self.not_before or self.expires:
+                msg = "not_before and expires are a release's, and this is none (release 0)"
+                raise ValueError(msg)
+        elif not 0 < self.not_before < self.expires <= self.not_before + MAX_LIFETIME_S:
+            msg = "a release needs not_before, and expires after it by two years at most"
             raise ValueError(msg)
         return self
 
@@ -185,6 +211,28 @@ class Manifest(_Part):
                 hint="state a release number in the build; for development only, ask for it with --development",
             )
 
+    def require_current(self, now: float) -> None:
+        """Refuse a release before its time, or after it. A build that nobody released has none.
+
+        Args:
+            now: The clock of whoever asks, Unix seconds.
+
+        Raises:
+            ManifestDateError: ``now`` is before ``not_before``, or not before ``expires``.
+        """
+        if self.release == 0:
+            return
+        if now < self.not_before:
+            raise ManifestDateError(
+                f"release {self.release} of {self.profile} counts from {date(self.not_before)}, it is {date(now)}",
+                hint="is this clock right? else use the release before until then",
+            )
+        if now >= self.expires:
+            raise ManifestDateError(
+                f"release {self.release} of {self.profile} expired at {date(self.expires)}, it is {date(now)}",
+                hint="take the manifest of a newer release; is this clock right?",
+            )
+
     def require_newer_than(self, previous: Manifest) -> None:
         """Refuse a release number that does not rise.
 
@@ -201,6 +249,14 @@ class Manifest(_Part):
                 f"release {self.release} does not follow release {previous.release}: numbers only rise",
                 hint="an older image with a newer number is how a known hole would be brought back",
             )
+
+
+def date(seconds: float) -> str:
+    """A Unix time for people, in UTC; times that no calendar has stay numbers."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g} s"
 
 
 def canonical(value: Any) -> bytes:

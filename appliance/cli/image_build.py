@@ -15,6 +15,7 @@ from appliance.image.archive import from_machine, snapshot
 from appliance.image.build import BuildRequest, build_image
 from appliance.image.check import check_image
 from appliance.image.inputs import fetch_inputs, missing_packages
+from appliance.image.issue import make_issue
 from appliance.image.profiles import Recipe, read_recipe
 from appliance.image.source import SOURCE
 
@@ -51,6 +52,12 @@ def build_command(
     ] = None,
     work: WorkOption = None,
     release: Annotated[int, typer.Option(help="Number of the release; 0: not one.", min=0)] = 0,
+    not_before: Annotated[
+        str | None, typer.Option(help="When the release begins to count: 2026-12-01 or 2026-12-01T06:00:00Z, in UTC.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends to count; two years after its beginning at most.")
+    ] = None,
     offline: OfflineOption = False,
     archive: ArchiveOption = None,
     snapshot_archive: SnapshotOption = None,
@@ -59,9 +66,10 @@ def build_command(
 ) -> None:
     """Build the image from its locks; needs root. Fetches what is missing first, then uses no network."""
     output = Output(as_json=as_json)
+    issue = make_issue(release, not_before, expires)
     if not offline:
         _fetch(read_recipe(SOURCE, profile, debug=debug), archive, snapshot_archive, output)
-    request = BuildRequest(profile, debug, output_directory, work, release=release, clock_days=clock_days)
+    request = BuildRequest(profile, debug, output_directory, work, issue=issue, clock_days=clock_days)
     with shown(output) as progress:
         built = build_image(request, announce=lambda command: output.progress(f"+ {command}"), progress=progress)
     output.table(

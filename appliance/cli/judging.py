@@ -27,8 +27,9 @@ from attestation.collateral.settings import CollateralSettings
 from attestation.errors import AttestationError, EvidenceError, RefusedError
 from attestation.evidence import bundle_digest, parse_bundle
 from attestation.gpu.roots import GpuRoots
-from attestation.policies.files import read_root, references_of
-from attestation.policies.rules import ImageStated, RegistersAre
+from attestation.policies.files import open_signed, read_root, reference_sets
+from attestation.policies.references import RegistersAre
+from attestation.policies.rules import ImageStated
 from attestation.policy import for_name
 from attestation.policy_file import is_builtin, load_policy, read_policy
 from attestation.ratls import Identity, RatlsDialer, open_pool
@@ -233,8 +234,12 @@ def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
             gpu_roots=_gpu_roots(wanted),
             tpm_references=tuple(_reference(path, wanted.boot) for path in wanted.images),
         )
-        signed = tuple(found for manifest in wanted.manifests for found in references_of(manifest, Path()))
-        if signed:
+        if wanted.manifests:
+            signed = tuple(
+                found
+                for stated in wanted.manifests
+                for found in reference_sets(*open_signed(stated, Path()), boots=stated.boot)
+            )
             hint = "another image runs, or the manifest is of another release"
             policy = policy.demanding(RegistersAre("image in a signed manifest", signed, hint))
     else:

@@ -21,6 +21,7 @@ from appliance.image.describe import make_manifest
 from appliance.image.errors import BuildError
 from appliance.image.fetch import cache, deb_path
 from appliance.image.fetch_repository import make_repository
+from appliance.image.issue import Issue
 from appliance.image.lock import read_lock
 from appliance.image.profiles import Recipe, read_recipe
 from appliance.image.sbom import sbom
@@ -48,7 +49,7 @@ class BuildRequest:
         output: The release's directory; ``<home>/image/<profile>`` when not given.
         work: Scratch space, removed afterwards; beside the output when not given.
         source: The checkout.
-        release: Number of the release, which only rises; 0 for a build that nobody releases.
+        issue: The release's number and dates; those of no release by default.
         clock_days: How far ahead of this machine's clock the build's is, for :mod:`appliance.image.check`.
     """
 
@@ -57,7 +58,7 @@ class BuildRequest:
     output: Path | None = None
     work: Path | None = None
     source: Path = SOURCE
-    release: int = 0
+    issue: Issue = field(default_factory=Issue)
     clock_days: int = 0
 
 
@@ -139,7 +140,7 @@ def build_image(
                 files,
                 engine_version=engine_version(recipe),
                 epoch=settings.epoch,
-                release=request.release,
+                issue=request.issue,
             )
             (made / MANIFEST_NAME).write_bytes(manifest.encode())
             files = (*files, artefacts.describe(made / MANIFEST_NAME))

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from appliance.image.artefacts import UKI
 from appliance.image.errors import BuildError
+from appliance.image.issue import Issue
+from appliance.image.lock import read_lock
 from measurements import tpm, uki
-from measurements.manifest import Artefact, Engine, Manifest, Registers
+from measurements.manifest import Artefact, BuildRecipe, Engine, Manifest, Registers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from appliance.image.profiles import Recipe
 
 IMAGE_ID = "chrysalis"
+BUILDER = "mkosi"
+UNRELEASED = Issue()
+"""What is built and released by nobody."""
 NO_ENGINE = Engine(name="none", version="0")
 """Of the profile that carries none."""
 
@@ -37,7 +42,7 @@ def make_manifest(
     *,
     engine_version: str | None,
     epoch: int,
-    release: int = 0,
+    issue: Issue = UNRELEASED,
 ) -> Manifest:
     """Describe a release.
 
@@ -47,7 +52,7 @@ def make_manifest(
         files: Its files.
         engine_version: Version of the engine; None where there is none.
         epoch: The time inside the image.
-        release: The release's number; 0 for a build that nobody releases.
+        issue: The release's number and dates.
 
     Raises:
         ArtefactError: The UKI is not one whose measurements are known.
@@ -60,7 +65,9 @@ def make_manifest(
     return Manifest(
         image_id=IMAGE_ID,
         version=source_version(recipe.source),
-        release=release,
+        release=issue.release,
+        not_before=issue.not_before,
+        expires=issue.expires,
         profile=recipe.profile,
         debug=recipe.debug,
         engine=Engine(name=engine.name, version=engine_version) if engine and engine_version else NO_ENGINE,
@@ -69,6 +76,7 @@ def make_manifest(
         source_commit=commit,
         source_modified=modified,
         source_date_epoch=epoch,
+        recipe=build_recipe(recipe, issue),
         locks={name: _digest(recipe.source / "image" / "lock" / name) for name in lock_files(recipe)},
         artefacts=tuple(
             Artefact(name=file.name, size=file.size, sha256=file.sha256)
@@ -84,6 +92,22 @@ def make_manifest(
             )
             for boot in _BOOTS
         ),
+    )
+
+
+def build_recipe(recipe: Recipe, issue: Issue) -> BuildRecipe:
+    """How the image is built again.
+
+    Raises:
+        BuildError: The tools' lock holds no builder.
+        LockFormatError: It cannot be read.
+    """
+    tools = recipe.source / "image" / "lock" / "tools.json"
+    versions = [item.version for item in read_lock(tools).packages if item.package == BUILDER]
+    if len(versions) != 1:
+        raise BuildError(f"the tools' lock names {len(versions)} packages {BUILDER}, expected one")
+    return BuildRecipe(
+        profile=recipe.profile, mkosi_version=versions[0], tools_lock=_digest(tools), command=issue.command(recipe)
     )
 
 

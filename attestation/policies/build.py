@@ -16,9 +16,10 @@ from attestation.devices import Judged
 from attestation.errors import PolicyError
 from attestation.gpu.roots import GpuRoots
 from attestation.policies import machines, require
-from attestation.policies.files import read_root, references_of
+from attestation.policies.files import open_signed, read_root, reference_sets
 from attestation.policies.model import SECTIONS
 from attestation.policies.platforms import Azure, Gcp, Snp, Tdx, Tpm
+from attestation.policies.references import ReferenceSet, RegistersAre
 from attestation.policies.rules import (
     Alternative,
     Anchored,
@@ -28,8 +29,6 @@ from attestation.policies.rules import (
     ImageStated,
     NotNeeded,
     OnPlatform,
-    ReferenceSet,
-    RegistersAre,
 )
 from attestation.policies.types import PLATFORMS
 from attestation.policy import Policy, root_key_id
@@ -39,10 +38,11 @@ from attestation.snp.roots import root_key_id as snp_root
 from attestation.tdx_log_rules import EDK2_SEPARATORS, BootSequence, log_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from attestation.policies.model import Demands, EventLogDemands, Measurements, PolicyDocument, SignedManifest
     from attestation.rules import RegistryView, Rule
+    from measurements.manifest import Manifest
 
 _TDX = ("tdx", "gcp")
 _PCR = ("tpm", "azure", "gcp")
@@ -56,11 +56,37 @@ class Given:
         directory: Relative paths are taken from it.
         registry: The proven view of the root contract, ``None`` if there is none.
         manifests: Signed manifests besides the document's own.
+        admit: Told all manifests together once their signatures hold; raises for one that is not to be used, such as
+            one that is older than a release that was seen.
     """
 
     directory: Path = Path()
     registry: RegistryView | None = None
     manifests: tuple[SignedManifest, ...] = ()
+    admit: Callable[[Sequence[Manifest]], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the rules of a document are made from besides its own words.
+
+    Attributes:
+        registry: The view of the root contract.
+        manifests: Signed manifests besides the document's own.
+        signed: Every signed manifest, the document's own and these: what it says, and who signed it.
+    """
+
+    registry: RegistryView | None
+    manifests: tuple[SignedManifest, ...]
+    signed: Mapping[SignedManifest, tuple[Manifest, tuple[bytes, ...]]]
+
+    def references(self, own: tuple[SignedManifest, ...]) -> tuple[ReferenceSet, ...]:
+        """The registers of a section's own manifests and of those that whoever verifies gave."""
+        return tuple(
+            entry
+            for stated in (*own, *self.manifests)
+            for entry in reference_sets(*self.signed[stated], boots=stated.boot)
+        )
 
 
 def build(document: PolicyDocument, given: Given) -> Policy:
@@ -68,8 +94,9 @@ def build(document: PolicyDocument, given: Given) -> Policy:
 
     Raises:
         PolicyError: A file that it names cannot be read, or a manifest's signatures do not hold.
-        AttestationError: Simulated roots are none, or too many.
+        AttestationError: Simulated roots are none, or too many, or ``given.admit`` refuses a manifest.
     """
+    known = _read(document, given)
     roots = _roots(document, given)
     logs = log_rules(required=document.event_log is not None and document.event_log.required)
     tdx = (*machines.tdx_rules(document.tdx or Tdx(), frozenset(map(_tdx_root, roots.tdx))), logs)
@@ -84,7 +111,7 @@ def build(document: PolicyDocument, given: Given) -> Policy:
     rules: list[Rule] = [
         ByPlatform({name: by_platform[name] for name in document.platforms}),
         StatementImage(),
-        *_demands(document, given),
+        *_demands(document, known),
         *_fresh(document),
     ]
     if document.gpu is not None:
@@ -124,28 +151,44 @@ def _tdx_root(root: bytes | None) -> bytes:
     return dcap.INTEL_ROOT_KEY_ID if root is None else root_key_id(root)
 
 
-def _demands(demands: Demands, given: Given) -> list[Rule]:
+def _read(document: PolicyDocument, given: Given) -> _Known:
+    """Every signed manifest, read once, and admitted together."""
+    signed = {stated: open_signed(stated, given.directory) for stated in (*_stated(document), *given.manifests)}
+    if given.admit is not None and signed:
+        given.admit([manifest for manifest, _ in signed.values()])
+    return _Known(given.registry, given.manifests, signed)
+
+
+def _stated(demands: Demands) -> Iterator[SignedManifest]:
+    """The manifests that a document names, those of its parts too."""
+    if demands.measurements is not None:
+        yield from demands.measurements.manifests
+    for part in (*demands.all, *demands.any):
+        yield from _stated(part)
+
+
+def _demands(demands: Demands, known: _Known) -> list[Rule]:
     """The rules that a whole document and its parts make in the same way, for machines of every platform."""
     rules: list[Rule] = []
     if demands.measurements is not None:
-        rules.append(_measurements(demands.measurements, given))
+        rules.append(_measurements(demands.measurements, known))
     stated = {} if demands.workload is None else demands.workload.model_dump(exclude_none=True)
     if stated:
         rules.append(StatementValues(stated))
-    rules += [_part(part.name, part.platforms, part, given) for part in demands.all]
+    rules += [_part(part.name, part.platforms, part, known) for part in demands.all]
     if demands.any:
-        rules.append(AnyOf(tuple(_part(part.name, part.platforms, part, given) for part in demands.any)))
+        rules.append(AnyOf(tuple(_part(part.name, part.platforms, part, known) for part in demands.any)))
     return rules
 
 
-def _part(name: str, platforms: Sequence[str] | None, part: Demands, given: Given) -> Rule:
+def _part(name: str, platforms: Sequence[str] | None, part: Demands, known: _Known) -> Rule:
     """A part of ``any`` or ``all``: exactly what it states.
 
     Raises:
         PolicyError: It demands nothing of machines that it speaks of: every one of them would fulfil it.
     """
     special = _by_platform(part)
-    general = _demands(part, given)
+    general = _demands(part, known)
     if part.gpu is not None and (devices := machines.stated_gpu(part.gpu)):
         general.append(InGroup("gpu", AllOf(devices)))
     own = tuple(dict.fromkeys(platform for names, _ in special for platform in names))
@@ -187,20 +230,19 @@ def _by_platform(part: Demands) -> list[tuple[tuple[str, ...], Rule]]:
     return found
 
 
-def _measurements(section: Measurements, given: Given) -> Rule:
-    manifests = (*section.manifests, *given.manifests)
-    signed = tuple(reference for manifest in manifests for reference in references_of(manifest, given.directory))
+def _measurements(section: Measurements, known: _Known) -> Rule:
+    signed = known.references(section.manifests)
     stated = tuple(ReferenceSet(entry.platform, entry.name, entry.values) for entry in section.registers)
     hint = (
         "another image runs, or the manifest is of another release"
-        if manifests
+        if signed
         else "name the signed manifest of the release (--manifest FILE --key KEY)"
     )
     sources: dict[str, Rule] = {
         "images": ImageStated(frozenset(section.images)),
         "registers": RegistersAre("image registers", stated, "another image runs than the policy states"),
         "signature": RegistersAre("image in a signed manifest", signed, hint),
-        "registry": ImageRegistered(given.registry),
+        "registry": ImageRegistered(known.registry),
     }
     return require.compose(section.expression(), sources)
 

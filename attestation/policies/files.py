@@ -8,14 +8,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import PolicyError
-from attestation.policies.rules import ReferenceSet
+from attestation.policies.references import ReferenceSet
 from measurements.errors import MeasurementError
 from measurements.signature import verify_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from attestation.policies.model import SignedManifest
+    from measurements.manifest import Manifest
 
 MAX_FILE = 1 << 20
 
@@ -52,8 +54,13 @@ def read_root(path: Path) -> bytes:
     return data
 
 
-def references_of(stated: SignedManifest, directory: Path) -> tuple[ReferenceSet, ...]:
-    """The registers of a signed manifest, once its signatures hold.
+def open_signed(stated: SignedManifest, directory: Path) -> tuple[Manifest, tuple[bytes, ...]]:
+    """A signed manifest, once its signatures hold.
+
+    Its dates are not looked at here: a policy outlives them, so its rules compare them with the time of each judgement.
+
+    Returns:
+        The manifest, and the trusted keys that signed it.
 
     Raises:
         PolicyError: A file cannot be read, too few trusted keys signed it, or no release policy takes it.
@@ -71,6 +78,19 @@ def references_of(stated: SignedManifest, directory: Path) -> tuple[ReferenceSet
             f"manifest {path} is signed by {len(signers)} of the trusted keys, expected {stated.threshold}",
             hint="one stolen key is not enough on purpose: have the others sign it",
         )
+    return manifest, signers
+
+
+def reference_sets(manifest: Manifest, signers: Sequence[bytes], boots: Collection[str]) -> tuple[ReferenceSet, ...]:
+    """The registers of a release: a set for each platform, way to boot and shape.
+
+    A set that leaves open which image runs (a firmware's registers alone) vouches for nothing and is left out.
+
+    Args:
+        manifest: The release.
+        signers: The trusted keys that signed it.
+        boots: The ways to boot that are taken, ``disk`` and ``direct``.
+    """
     name = f"{manifest.image_id} {manifest.profile} release {manifest.release}"
     by = "1 signature" if len(signers) == 1 else f"{len(signers)} signatures"
     return tuple(
@@ -78,7 +98,8 @@ def references_of(stated: SignedManifest, directory: Path) -> tuple[ReferenceSet
             entry.platform,
             f"{name} ({entry.boot} boot, shape {entry.shape}; {by})",
             {register: bytes.fromhex(value) for register, value in entry.values.items()},
+            manifest,
         )
         for entry in manifest.registers
-        if entry.boot in stated.boot
+        if entry.boot in boots and entry.decides_image
     )

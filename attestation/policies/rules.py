@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from attestation.errors import EvidenceError
+from attestation.policies.references import IMAGE_WHY, tpm_of
 from attestation.rules import Finding, one, short
 from attestation.verdict import NO_ATTESTATION, Check
 from measurements.errors import EventLogError
@@ -19,36 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from attestation.rules import RegistryView, Rule, Subject
-    from attestation.tpm.reader import TpmClaims
-
-_TDX_REGISTERS = {
-    "mrtd": "mr_td",
-    "mrseam": "mr_seam",
-    "mrconfigid": "mr_config_id",
-    "mrowner": "mr_owner",
-    "mrownerconfig": "mr_owner_config",
-}
-_PARTS: Mapping[str, tuple[str, ...]] = {"azure": ("tpm",), "gcp": ("tdx", "tpm")}
-"""Whose registers a cloud's machine shows besides, those that a processor vouches for first."""
 
 _ANCHOR_WHY = "whoever breaks this kind of machine later can make evidence and date it back to before"
-_IMAGE_WHY = "whoever can choose the image can read what the machine is asked"
-
-
-def registers_of(subject: Subject) -> Mapping[str, bytes]:
-    """The registers that this machine's evidence vouches for, by the names that manifests use."""
-    found: dict[str, bytes] = {}
-    report = subject.gcp.report if subject.gcp is not None else subject.report
-    if report is not None:
-        fields = ("mr_td", "mr_seam", "mr_config_id", "mr_owner", "mr_owner_config", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
-        found |= {name: getattr(report, name) for name in fields}
-    snp = subject.azure.snp if subject.azure is not None else subject.snp
-    if snp is not None:
-        found |= {"measurement": snp.report.measurement, "host_data": snp.report.host_data}
-    tpm = _tpm_of(subject)
-    if tpm is not None:
-        found |= {f"pcr{number}": value for number, value in tpm.registers.items()}
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +66,7 @@ class ImageStated:
         passed = image != NO_ATTESTATION and image in self.images
         seen = image.hex() if image != NO_ATTESTATION else "not attested"
         hint = "another image runs, or the policy is older than it"
-        return one("image", passed, seen, f"one of {len(self.images)} that the policy names", hint, why=_IMAGE_WHY)
+        return one("image", passed, seen, f"one of {len(self.images)} that the policy names", hint, why=IMAGE_WHY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,77 +84,17 @@ class ImageRegistered:
         image = subject.image_hash
         if self.registry is None:
             hint = "this policy asks the root contract: name the network (--network FILE)"
-            return one("image in the registry", False, "the registry was not asked", "listed", hint, why=_IMAGE_WHY)
+            return one("image in the registry", False, "the registry was not asked", "listed", hint, why=IMAGE_WHY)
         check = Check(
             "image in the registry",
             image != NO_ATTESTATION and self.registry.image_listed(image),
             image.hex() if image != NO_ATTESTATION else "not attested",
             "listed in the root contract",
             "compare the image with the published manifests: measurements differ or the listing is not there yet",
-            why=_IMAGE_WHY,
+            why=IMAGE_WHY,
             lasting=False,
         )
         return Finding((check,))
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceSet:
-    """Values of registers that belong together.
-
-    Attributes:
-        platform: For machines of this platform.
-        source: Whose they are, for people.
-        values: By register; names as manifests have them.
-    """
-
-    platform: str
-    source: str
-    values: Mapping[str, bytes] = field(hash=False)
-
-    @property
-    def canonical(self) -> dict[str, bytes]:
-        """The values by the names that :func:`registers_of` uses."""
-        if self.platform not in {"tdx", "gcp"}:
-            return dict(self.values)
-        return {_TDX_REGISTERS.get(name, name): value for name, value in self.values.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class RegistersAre:
-    """The registers hold the values of one reference set; the nearest one is reported, register by register.
-
-    Attributes:
-        name: What the check is called.
-        references: Sets of every platform.
-        hint: What to do when none fits.
-    """
-
-    name: str
-    references: tuple[ReferenceSet, ...]
-    hint: str = ""
-
-    def appraise(self, subject: Subject) -> Finding:
-        """Compare with the reference that differs least."""
-        platform, seen = subject.platform, registers_of(subject)
-        fitting = _fitting(self.references, platform)
-        if not fitting:
-            stated = sorted({reference.platform for reference in self.references}) or ["no platform"]
-            expected = f"registers of a {platform} machine"
-            return one(self.name, False, f"registers of {', '.join(stated)}", expected, self.hint, why=_IMAGE_WHY)
-        best = min(fitting, key=lambda reference: len(_differing(reference, seen)))
-        differing = _differing(best, seen)
-        words = f"as {best.source}" if not differing else f"{', '.join(differing)} differ from {best.source}"
-        summary = Check(self.name, not differing, words, f"as {best.source}", self.hint, why=_IMAGE_WHY)
-        values = best.canonical
-        checks = [
-            Check(f"{self.name}: {name}", False, short(seen.get(name, b"")), short(values[name]), self.hint)
-            for name in differing
-        ]
-        left = sorted(name for name in seen if name not in values and any(seen[name]))
-        if left:
-            text = f"{', '.join(left)} hold values that {best.source} does not state"
-            checks.append(Check(f"{self.name}: other registers", True, text, "unchecked", checked=False))
-        return Finding((summary, *checks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +233,7 @@ def digests_of(subject: Subject, register: str) -> tuple[bytes, ...] | None:
         events = subject.log.confirmed(int(register[4:]), getattr(report, register))
         return tuple(event.digest for event in events)
     number = int(register.removeprefix("pcr"))
-    tpm = _tpm_of(subject)
+    tpm = tpm_of(subject)
     logs = tpm.logs if tpm is not None else None
     if logs is None or tpm is None:
         return None
@@ -332,28 +245,6 @@ def digests_of(subject: Subject, register: str) -> tuple[bytes, ...] | None:
     firmware = parse_tcg2(logs.firmware)
     found = [event.digests["sha256"] for event in firmware.events if event.register == number and event.extended]
     return (*found, *(event.digest for event in logs.system if event.register == number))
-
-
-def _tpm_of(subject: Subject) -> TpmClaims | None:
-    """What a TPM says, whichever machine it belongs to."""
-    for claims in (subject.azure, subject.gcp):
-        if claims is not None:
-            found: TpmClaims = claims.tpm
-            return found
-    return subject.tpm
-
-
-def _fitting(references: tuple[ReferenceSet, ...], platform: str) -> list[ReferenceSet]:
-    """The sets that say most of a platform: its own, else those of the parts that it is made of."""
-    for wanted in (platform, *_PARTS.get(platform, ())):
-        found = [reference for reference in references if reference.platform == wanted]
-        if found:
-            return found
-    return []
-
-
-def _differing(reference: ReferenceSet, seen: Mapping[str, bytes]) -> list[str]:
-    return sorted(name for name, value in reference.canonical.items() if seen.get(name) != value)
 
 
 def _counted(subject: Subject) -> str:

@@ -39,7 +39,7 @@ from attestation.tpm.evidence import parse_evidence
 from attestation.tpm.keys import parse_public
 from measurements.errors import ChrysalisError, MeasurementError
 from measurements.eventlog import parse_tcg2
-from measurements.manifest import Artefact, Engine, Manifest, Registers, parse_manifest
+from measurements.manifest import Artefact, BuildRecipe, Engine, Manifest, Registers, parse_manifest
 
 POLICY = b"""name = "mine"
 platforms = ["tdx", "snp"]
@@ -54,6 +54,8 @@ MANIFEST = Manifest(
     image_id="chrysalis",
     version="1",
     release=1,
+    not_before=1,
+    expires=2,
     profile="base",
     debug=False,
     engine=Engine(name="none", version="0"),
@@ -62,6 +64,7 @@ MANIFEST = Manifest(
     source_commit="a" * 40,
     source_modified=False,
     source_date_epoch=1,
+    recipe=BuildRecipe(profile="base", mkosi_version="25", tools_lock="0" * 64, command="build it"),
     locks={},
     artefacts=(Artefact(name="a", size=1, sha256="0" * 64),),
     registers=(Registers(platform="tpm", boot="disk", values={"pcr4": "0" * 64}),),

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from host_support import digest, make
+from host_support import BEGIN, END, digest, make, recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from measurements.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, canonical, parse_manifest
+from measurements.manifest import (
+    MAX_LIFETIME_S,
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    ManifestDateError,
+    ManifestError,
+    Registers,
+    canonical,
+    parse_manifest,
+)
 from measurements.signature import (
     MAX_SIGNERS,
     ManifestSignatureError,
@@ -55,7 +64,7 @@ def test_the_encoding_is_golden() -> None:
     """The form is fixed: other programs read it, and signatures cover it."""
     data = make().encode()
     assert data.startswith(b'{"artefacts":[{"name":"chrysalis.efi","sha256":"')
-    assert hashlib.sha256(data).hexdigest() == "83bc638aba438ec289e74ea1b23caa51f8aa8de04dadd2efe079004ed9a31b29"
+    assert hashlib.sha256(data).hexdigest() == "28a83e50be5cd7d8538fa85989a40a5a1e96fc437e6db758ae2598480e147aa4"
 
 
 def test_what_was_written_is_read_again() -> None:
@@ -75,7 +84,8 @@ def test_what_was_written_is_read_again() -> None:
         files=st.dictionaries(
             st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True), st.binary(), min_size=1
         ),
-        release=st.integers(0, 2**53 - 1),
+        release=st.integers(1, 2**53 - 1),
+        expires=st.integers(BEGIN + 1, BEGIN + MAX_LIFETIME_S),
         debug=st.booleans(),
         source_commit=st.none() | st.just("b" * 40),
         source_date_epoch=st.integers(0, 2**53 - 1),
@@ -103,7 +113,7 @@ def test_an_altered_byte_is_refused_or_gives_other_values(data: st.DataObject) -
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": "chrysalis image manifest 2"}, "format"),
+        ({"format": "chrysalis image manifest 1"}, "format"),
         ({"extra": 1}, "extra: Extra inputs"),
         ({"release": -1}, "release"),
         ({"release": 2**53}, "release"),
@@ -129,6 +139,19 @@ def test_an_altered_byte_is_refused_or_gives_other_values(data: st.DataObject) -
         ({"registers": [predicted(values={"pcr4": "00"})]}, "values"),
         ({"registers": [predicted(values={})]}, "values"),
         ({"locks": {"a/b": digest("x")}}, "locks"),
+        ({"registers": [predicted(values={"pcr123": digest("x")})]}, "values"),
+        ({"registers": [predicted(shape="a", values={"pcr4": digest("x")}), predicted(shape="a")]}, "appears twice"),
+        ({"registers": [predicted(shape=f"s{n:03}") for n in range(257)]}, "registers"),
+        ({"release": 0}, "not_before and expires are a release's"),
+        ({"not_before": 0}, "a release needs not_before"),
+        ({"expires": 0}, "a release needs not_before"),
+        ({"expires": BEGIN}, "expires after it"),
+        ({"expires": BEGIN + MAX_LIFETIME_S + 1}, "two years at most"),
+        ({"expires": float(END)}, "expires"),
+        ({"not_before": 253402300800}, "not_before"),
+        ({"recipe": {}}, "recipe.command"),
+        ({"recipe": recipe("base").model_dump()}, "recipe builds base"),
+        ({"locks": {"tools.json": digest("other tools")}}, "another tools lock"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(change: dict[str, Any], said: str) -> None:
@@ -140,7 +163,7 @@ def test_wrong_values_are_named(change: dict[str, Any], said: str) -> None:
 def test_missing_values_are_named() -> None:
     for name in plain(make()):
         # What has a default is always written: absent, the text is not canonical.
-        said = "canonical" if name in {"registers", "format"} else name
+        said = {"registers": "canonical", "format": "canonical", "expires": "not_before"}.get(name, name)
         with pytest.raises(ManifestError, match=said):
             parse_manifest(canonical({key: value for key, value in plain(make()).items() if key != name}))
 
@@ -191,6 +214,48 @@ def test_release_numbers_only_rise() -> None:
             make(release=release).require_newer_than(make(release=7))
     with pytest.raises(ManifestError, match="does not follow chrysalis/engine-gpu"):
         make(release=8).require_newer_than(make(release=7, profile="engine-gpu"))
+
+
+def test_a_release_counts_from_its_first_second_to_before_its_last() -> None:
+    manifest = make()
+    for now in (BEGIN, BEGIN + 0.5, END - 1, END - 0.001):
+        manifest.require_current(now)
+    for now in (BEGIN - 0.001, 0, -1e30):
+        with pytest.raises(ManifestDateError, match=r"release 7 of engine-cpu counts from 2026-09-21T14:13:20Z"):
+            manifest.require_current(now)
+    for now in (END, END + 1, 1e30):
+        with pytest.raises(ManifestDateError, match=r"release 7 of engine-cpu expired at 2027-01-15T08:00:00Z"):
+            manifest.require_current(now)
+    make(release=0).require_current(0)
+
+
+@pytest.mark.parametrize(
+    ("platform", "boot", "names", "decides"),
+    [
+        ("tdx", "disk", ("mrtd", "rtmr0", "rtmr1", "rtmr2"), True),
+        ("tdx", "direct", ("mrtd", "rtmr1", "rtmr2"), True),
+        ("tdx", "disk", ("rtmr0", "rtmr1", "rtmr2"), False),
+        ("tdx", "disk", ("mrtd", "rtmr0", "rtmr2"), False),
+        ("tdx", "disk", ("mrtd", "rtmr0", "rtmr1"), False),
+        ("tdx", "disk", ("pcr4", "pcr11"), False),
+        ("snp", "direct", ("measurement",), True),
+        ("snp", "disk", ("measurement",), False),
+        ("snp", "direct", ("host_data",), False),
+        ("tpm", "disk", ("pcr4", "pcr11"), True),
+        ("tpm", "disk", ("pcr4", "pcr9"), False),
+        ("tpm", "disk", ("pcr9", "pcr11"), False),
+        ("azure", "disk", ("pcr4", "pcr11", "pcr12"), True),
+        ("azure", "disk", ("measurement",), False),
+        ("gcp", "disk", ("pcr4", "pcr11"), True),
+        ("gcp", "disk", ("mrtd", "rtmr1", "rtmr2"), True),
+        ("gcp", "disk", ("mrtd", "pcr4"), False),
+        ("sgx", "disk", ("mrtd", "rtmr1", "rtmr2", "pcr4", "pcr11", "measurement"), False),
+    ],
+)
+def test_which_registers_decide_the_image(platform: str, boot: str, names: tuple[str, ...], decides: bool) -> None:
+    values = {name: digest(name) for name in names}
+    entry = Registers.model_validate({"platform": platform, "boot": boot, "values": values})
+    assert entry.decides_image is decides
 
 
 def test_construction_checks_too() -> None:
