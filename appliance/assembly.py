@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from attestation.evidence import DeviceCollector
     from attestation.platforms import Platform
     from attestation.ratls import Identity
+    from attestation.rules import Rule
 
 POLL_SPREAD = 1 / 3
 
@@ -90,8 +91,8 @@ def collateral_sources(host: HostConfig, *, of_devices: bool = False) -> Sources
     return open_sources(settings)
 
 
-def open_verifier(trust: TrustConfig, host: HostConfig) -> Verifier:
-    """The verifier with the configured policy."""
+def open_verifier(trust: TrustConfig, host: HostConfig, *more: Rule) -> Verifier:
+    """The verifier with the configured policy, and with more rules if there are any."""
     policy = for_name(
         trust.policy,
         simulated_roots=_decoded(trust.simulated_roots),
@@ -102,7 +103,7 @@ def open_verifier(trust: TrustConfig, host: HostConfig) -> Verifier:
         tcb_grace_days=trust.tcb_grace_days,
         zero_padding=trust.quote_zero_padding,
     )
-    return Verifier(policy, collateral_sources(host))
+    return Verifier(policy.demanding(*more) if more else policy, collateral_sources(host))
 
 
 def _decoded(roots: Iterable[str]) -> tuple[bytes, ...]:

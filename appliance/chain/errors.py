@@ -18,7 +18,8 @@
     │   ├── FundsError            an account holds too little; says what to send to whom
     │   └── NotConfirmedError     a message expired without being executed
     └── RegistryError             the root contract cannot be used
-        └── NotListedError        an image, model or gateway is not listed; says what the root's owner has to send
+        ├── NotListedError        an image, model or gateway is not listed; says what the root's owner has to send
+        └── PublishError          a release cannot be listed or taken away like this
 """
 
 from __future__ import annotations
@@ -123,3 +124,7 @@ class RegistryError(ChainError):
 
 class NotListedError(RegistryError):
     """An image, model or gateway is not in the root contract; the hint says what its owner has to send."""
+
+
+class PublishError(RegistryError):
+    """A release cannot be listed or taken away like this: somebody would be locked out, or a list would be too long."""

@@ -33,6 +33,7 @@ from appliance.client.verification import Demand, Prover
 from appliance.config.ports import host_port
 from appliance.errors import ConfigError
 from appliance.keys import read_key, read_secret
+from appliance.releases import release_rules
 from attestation.ratls import Identity
 from attestation.ratls.pow import open_pool
 
@@ -137,7 +138,8 @@ async def _assemble(config: ClientConfig, stack: contextlib.AsyncExitStack) -> C
     purse = Purse(ledger, budget=host.budget_nanotons, longest_s=host.request_timeout_s)
     duties = Duties(chain, wallet, purse, secret=secret, top_up=host.top_up_nanotons)
     me = Self(registry.root_address, wallet.address, secret, network.is_test, network.testnet)
-    verifier = open_verifier(trust, host)
+    rules = await release_rules(config.measured.releases, host.manifests, host.state_dir, host.registry_poll_s, stack)
+    verifier = open_verifier(trust, host, *rules)
     reference = trust.policy in _REFERENCE_POLICIES
     demand = Demand(
         trust.check_images,

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +22,7 @@ Base64 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,200}@[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}$")]
 ServiceUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s]{1,500}$")]
 MAX_TIMEOUT_S = 3600.0
+KEY_BYTES = 32
 
 
 class Model(BaseModel):
@@ -148,10 +151,41 @@ class TimeConfig(Model):
     max_offset_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
 
 
+class ReleaseTrust(Model):
+    """Whose releases a gateway or client takes, besides what the root contract lists.
+
+    A peer's registers have to be those of a manifest that ``threshold`` of the ``keys`` signed (Ed25519, base64) and
+    that counts at that time. Where a newer release of the same profile counts, an older one is taken for
+    ``grace_days`` more, from the newer one's ``not_before``.
+    """
+
+    keys: Annotated[tuple[Base64, ...], Field(min_length=1, max_length=16)]
+    threshold: Annotated[int, Field(ge=1, le=16)] = 1
+    grace_days: Annotated[float, Field(ge=0, le=90)] = 14.0
+
+    @model_validator(mode="after")
+    def _usable(self) -> ReleaseTrust:
+        if any(len(_decoded(key)) != KEY_BYTES for key in self.keys):
+            msg = "keys are Ed25519 public keys: 32 bytes in base64"
+            raise ValueError(msg)
+        if self.threshold > len(set(self.keys)):
+            msg = f"threshold {self.threshold} with {len(set(self.keys))} keys"
+            raise ValueError(msg)
+        return self
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return b""
+
+
 class MeasuredConfig(Model):
     """What makes one release for one network and model the same everywhere.
 
-    Model and engine are a worker's only; the model's volume and ``time`` are for the appliance image.
+    Model and engine are a worker's only; the model's volume and ``time`` are for the appliance image; ``releases`` is
+    for gateways and clients.
     """
 
     network: NetworkConfig
@@ -160,10 +194,16 @@ class MeasuredConfig(Model):
     engine: EngineConfig | None = None
     model_volume: ModelVolume | None = None
     time: TimeConfig | None = None
+    releases: ReleaseTrust | None = None
 
     def digest(self) -> bytes:
-        """SHA-256 of the canonical CBOR (RFC 8949, section 4.2) of all values, defaults included: 32 bytes."""
-        return hashlib.sha256(cbor2.dumps(self.model_dump(mode="json"), canonical=True)).digest()
+        """SHA-256 of the canonical CBOR (RFC 8949, section 4.2) of all values, defaults included: 32 bytes.
+
+        ``releases`` came later than the rest; where it is absent it is left out, so that a worker's digest is the same
+        for images of before and after.
+        """
+        absent = {"releases"} if self.releases is None else None
+        return hashlib.sha256(cbor2.dumps(self.model_dump(mode="json", exclude=absent), canonical=True)).digest()
 
     @property
     def base_model(self) -> str:
@@ -262,8 +302,10 @@ class GatewayHost(HostConfig):
     """A gateway's host settings. Behind a router the two listeners are plain and expect its attestation frame.
 
     ``reference_workers`` takes workers that know nothing of fresh evidence: their certificate alone speaks for them.
+    ``manifests`` is a directory of signed manifests (``*.json`` with ``.sig`` beside), for ``measured.releases``.
     """
 
+    manifests: Path | None = None
     listen_workers: HostPort
     listen_clients: HostPort
     key_file: Path
@@ -280,7 +322,12 @@ class GatewayHost(HostConfig):
 
 
 class ClientHost(HostConfig):
-    """A client's host settings. ``listen`` serves the OpenAI-style API; ``api_key_file`` holds its bearer key."""
+    """A client's host settings. ``listen`` serves the OpenAI-style API; ``api_key_file`` holds its bearer key.
+
+    ``manifests`` is a directory of signed manifests (``*.json`` with ``.sig`` beside), for ``measured.releases``.
+    """
+
+    manifests: Path | None = None
 
     listen: HostPort = "127.0.0.1:10000"
     api_key_file: Path
@@ -309,6 +356,9 @@ class WorkerConfig(Model):
         if self.measured.model is None or self.measured.engine is None:
             msg = "a worker's [measured] needs model and [measured.engine]"
             raise ValueError(msg)
+        if self.measured.releases is not None:
+            msg = "[measured.releases] is for gateways and clients: a worker's gateways are those of the root contract"
+            raise ValueError(msg)
         return self
 
 
@@ -319,6 +369,11 @@ class GatewayConfig(Model):
     owner: OwnerConfig
     host: GatewayHost
 
+    @model_validator(mode="after")
+    def _together(self) -> GatewayConfig:
+        _with_manifests(self.measured, self.host.manifests)
+        return self
+
 
 class ClientConfig(Model):
     """A client's file."""
@@ -326,3 +381,14 @@ class ClientConfig(Model):
     measured: MeasuredConfig
     owner: OwnerConfig
     host: ClientHost
+
+    @model_validator(mode="after")
+    def _together(self) -> ClientConfig:
+        _with_manifests(self.measured, self.host.manifests)
+        return self
+
+
+def _with_manifests(measured: MeasuredConfig, manifests: Path | None) -> None:
+    if (measured.releases is None) != (manifests is None):
+        msg = "[measured.releases] (who signs) and host.manifests (where the manifests are) belong together"
+        raise ValueError(msg)

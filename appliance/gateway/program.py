@@ -37,6 +37,7 @@ from appliance.gateway.retirement import Retirement
 from appliance.gateway.tally import Tally
 from appliance.gateway.terms import Identity, Terms
 from appliance.keys import read_key
+from appliance.releases import release_rules
 from appliance.wire.transport import LinkProtocol
 from attestation.batch import EvidenceMaker
 from attestation.claims import WorkloadStatement
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from appliance.chain.registry import Registry
     from appliance.config import GatewayConfig, GatewayHost
     from appliance.wire.transport import Listener, Server
+    from attestation.rules import Rule
     from attestation.verdict import Verdict
 
 log = structlog.get_logger(__name__)
@@ -286,7 +288,8 @@ async def _assemble(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> 
         is_test=network.is_test,
         testnet=network.testnet,
     )
-    doors = await _doors(config, registry, stack)
+    rules = await release_rules(config.measured.releases, host.manifests, host.state_dir, host.registry_poll_s, stack)
+    doors = await _doors(config, registry, rules, stack)
     parts = Parts(
         ledger=ledger,
         session=Session.open(ledger),
@@ -295,7 +298,7 @@ async def _assemble(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> 
         wallet=NodeWallet(chain, wallet_key, owner, contracts.load().wallet),
         checks=checks,
         evidence=EvidencePolicy(
-            open_verifier(trust, host),
+            open_verifier(trust, host, *rules),
             checks,
             reference_workers=host.reference_workers or trust.policy in _REFERENCE_POLICIES,
             zerostate=bytes.fromhex(network.zerostate.root_hash),
@@ -319,8 +322,13 @@ async def _assemble(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> 
     return gateway, doors
 
 
-async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.AsyncExitStack) -> _Doors:
-    """Listeners straight to the peers, or plain ones behind the router that stands beside this program."""
+async def _doors(
+    config: GatewayConfig, registry: Registry, rules: tuple[Rule, ...], stack: contextlib.AsyncExitStack
+) -> _Doors:
+    """Listeners straight to the peers, or plain ones behind the router that stands beside this program.
+
+    ``rules`` are what workers have to fulfil besides the configured policy.
+    """
     trust, host = config.measured.trust, config.host
     if host.behind_router:
         return _Doors(RouterListener(), RouterListener(), None, deque())
@@ -328,7 +336,7 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
     identity = await TlsIdentity.create(platform)
     fresh = asyncio.get_running_loop().create_task(identity.keep_fresh())
     stack.callback(fresh.cancel)
-    verifier = open_verifier(trust, host)
+    verifier = open_verifier(trust, host, *rules)
     strangers = Verifier(for_name("any"), collateral_sources(host))
     refused: deque[str] = deque(maxlen=_REMEMBERED_REFUSALS)
 
@@ -340,7 +348,7 @@ async def _doors(config: GatewayConfig, registry: Registry, stack: contextlib.As
     clients = RatlsListener(identity, strangers, host.pow_difficulty)
     if platform is None:
         return _Doors(workers, clients, None, refused)
-    verdict = await verifier.verify_certificate(identity.certificate, role="server")
+    verdict = await open_verifier(trust, host).verify_certificate(identity.certificate, role="server")
     if not verdict.accepted:
         reasons = "; ".join(str(check) for check in verdict.failed)
         raise GatewayError(f"this gateway's own certificate is refused by its policy: {reasons}")

@@ -40,8 +40,8 @@ SURFACE = {
     """,
     "appliance.config": """
         BlockRef ClientConfig ClientHost EngineConfig GatewayConfig GatewayHost GuestConfig GuestHost HostConfig
-        LiteserverConfig MeasuredConfig ModelVolume NetworkConfig OwnerConfig TimeConfig TpmReference TrustConfig
-        WorkerConfig WorkerHost home load locate parse
+        LiteserverConfig MeasuredConfig ModelVolume NetworkConfig OwnerConfig ReleaseTrust TimeConfig TpmReference
+        TrustConfig WorkerConfig WorkerHost home load locate parse
     """,
     "appliance.engine": """
         EngineClient EngineError EngineRequest EngineResponse EngineSettings EngineStartError EngineState EngineStatus
