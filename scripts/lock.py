@@ -19,7 +19,7 @@ COMPILE = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"
 # Lock file: its extras of pyproject.toml, further inputs, and the lock whose versions it shares.
 LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
     "tools.txt": (("lab", "image"), (), None),
-    "dev.txt": (("lab", "image"), ("dev.in",), "tools.txt"),
+    "dev.txt": (("lab", "image", "sigstore"), ("dev.in",), "tools.txt"),
     "client.txt": (("client",), (), "tools.txt"),
     "verify.txt": ((), (), "tools.txt"),
 }
