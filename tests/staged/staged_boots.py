@@ -1,0 +1,215 @@
+"""A booted image, changed in one way: what is changed, and the evidence that the machine then gives of itself.
+
+A boot ends as soon as the status port has answered with evidence; what the guest would do afterwards moves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import struct
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from appliance.config import MeasuredConfig
+from appliance.host import launch, running
+from appliance.host.errors import LaunchError, NotReadyError
+from appliance.host.machine import STATUS_PORT, Configuration, Machine
+from appliance.host.readiness import get_bytes
+from appliance.lab.demo_guest import KERNEL_FAULT
+from attestation.evidence import parse_bundle
+from attestation.tpm.evidence import REGISTERS, parse_evidence
+from measurements import pe
+from measurements.eventlog import Event, EventLog, parse_tcg2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+START_S = 280.0
+POLL_S = 1.0
+RESTARTS = 2
+EVIDENCE = "/v1/attestation?nonce=" + "5e" * 32
+CPUS, MEMORY_MIB = 2, 2048
+FILE_ALIGNMENT, MEMORY_ALIGNMENT = 512, 4096
+LINKED = ("OVMF_CODE.fd", "OVMF_VARS.fd", "chrysalis.efi", "chrysalis.raw")
+
+MEASURED: dict[str, Any] = {
+    "network": {
+        "global_id": 1,
+        "zerostate": {"seqno": 0, "root_hash": "0" * 64, "file_hash": "0" * 64},
+        "key_block": {"seqno": 0, "root_hash": "0" * 64, "file_hash": "0" * 64},
+        "root_contract": "0:" + "11" * 32,
+    },
+    "trust": {"policy": "any", "development": True},
+    "model": f"tiny@1:{'cd' * 32}",
+    "engine": {"kind": "sglang"},
+    "model_volume": {"format": "erofs", "data_blocks": 8},
+}
+OWNER: dict[str, Any] = {"address": "0:" + "22" * 32}
+HOST: dict[str, Any] = {"liteservers": [{"address": "10.0.2.2:1", "key": "AAAA"}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a booted machine says of itself.
+
+    Attributes:
+        registers: Values of registers 0 to 15, by name.
+        log: Firmware's events, then those of the running system.
+    """
+
+    registers: dict[str, bytes]
+    log: EventLog
+
+    @classmethod
+    def of(cls, bundle: bytes) -> Evidence:
+        """Read a bundle as the status port gave it."""
+        evidence = parse_evidence(parse_bundle(bundle).quote)
+        assert evidence.logs is not None
+        firmware = parse_tcg2(evidence.logs.firmware)
+        system = tuple(
+            Event(item.register, 0xD, {bank: item.digest for bank in ("sha256",)}, item.text.encode())
+            for item in evidence.logs.system
+        )
+        events = tuple(replace(event, digests={"sha256": event.digests["sha256"]}) for event in firmware.events)
+        values = {f"pcr{number}": value for number, value in zip(REGISTERS, evidence.registers, strict=True)}
+        return cls(values, EventLog(("sha256",), (*events, *system)))
+
+
+@dataclass(kw_only=True)
+class Site:
+    """The files and settings of one machine; a change alters them before it starts.
+
+    Attributes:
+        directory: The machine's own.
+        image: The image's directory; changed files are put into a directory of links beside it.
+        measured: The measured configuration.
+        options: Of the machine, over the usual ones.
+    """
+
+    directory: Path
+    image: Path
+    measured: dict[str, Any] = field(default_factory=lambda: dict(MEASURED))
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.files = self.directory / "image"
+        self.files.mkdir(parents=True)
+        for name in LINKED:
+            (self.files / name).symlink_to(self.image / name)
+        self.model = self.directory / "model.volume"
+        self.model.write_bytes(bytes(1 << 20))
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Another file in the place of one of the image's."""
+        (self.files / name).unlink()
+        (self.files / name).write_bytes(content)
+
+    @property
+    def uki(self) -> bytes:
+        """The unified kernel image as it is now."""
+        return (self.files / "chrysalis.efi").read_bytes()
+
+    def machine(self, boot: str) -> Machine:
+        """The machine that these files make."""
+        texts = Configuration(
+            measured=tomli_w.dumps(self.measured), owner=tomli_w.dumps(OWNER), host=tomli_w.dumps(HOST)
+        )
+        values: dict[str, Any] = {
+            "name": f"staged-{secrets.token_hex(3)}",
+            "directory": self.directory / "vm",
+            "image": self.files,
+            "cpus": CPUS,
+            "memory_mib": MEMORY_MIB,
+            "boot": boot,
+            "configuration": texts,
+            "model": self.model,
+            "restrict": True,
+        }
+        return Machine(**(values | self.options))
+
+
+def config_digest(measured: dict[str, Any]) -> bytes:
+    """Digest of a measured configuration, as the guest binds it."""
+    return MeasuredConfig.model_validate(measured).digest()
+
+
+async def boot(machine: Machine, tell: Callable[[str], None] = lambda _line: None) -> bytes:
+    """Start a machine, take its evidence, end it. Emulated kernels fault now and then: then it is started again.
+
+    Raises:
+        NotReadyError: No evidence within :data:`START_S`.
+    """
+    for attempt in range(1 + RESTARTS):
+        vm = await launch.start(machine, tell=tell)
+        try:
+            return await _evidence(vm)
+        except LaunchError:
+            console = vm.console.read_text(errors="replace")
+            if attempt == RESTARTS or KERNEL_FAULT.search(console) is None:
+                raise
+            tell("the kernel faulted under emulation; once more")
+        finally:
+            await vm.stop(0)
+            await running.delete(vm)
+    raise NotReadyError("no evidence")
+
+
+async def _evidence(vm: launch.RunningVm) -> bytes:
+    limit = time.monotonic() + START_S
+    while True:
+        alive = vm.alive
+        try:
+            return await asyncio.to_thread(get_bytes, vm.forwards[STATUS_PORT], EVIDENCE, 60.0)
+        except NotReadyError:
+            if not alive:
+                raise LaunchError(f"the machine ended; it said:\n{vm.tail()}") from None
+            if time.monotonic() > limit:
+                raise NotReadyError(f"no evidence within {START_S:g} s; it said:\n{vm.tail()}") from None
+        await asyncio.sleep(POLL_S)
+
+
+def with_section(image: bytes, name: str, content: bytes) -> bytes:
+    """An image whose section holds something else: within the room that the file has for it, or, the last, beyond.
+
+    Lengths in the file and in memory follow; nothing else of the headers changes.
+    """
+    parsed = pe.parse(image)
+    found = next(section for section in parsed.sections if section.name == name)
+    room = found.raw_size
+    if found.raw_offset + room == len(image):
+        room = max(room, len(content) + -len(content) % FILE_ALIGNMENT)
+    assert len(content) <= room
+    table = image.index(name.encode().ljust(8, b"\0"), parsed.checksum, parsed.headers_size)
+    headers = bytearray(image[: found.raw_offset])
+    struct.pack_into("<III", headers, table + 8, len(content), found.virtual_address, room)
+    end = max(section.virtual_address + section.virtual_size for section in pe.parse(bytes(headers) + image).sections)
+    struct.pack_into("<I", headers, parsed.checksum - 8, end + -end % MEMORY_ALIGNMENT)  # SizeOfImage
+    return bytes(headers) + content.ljust(room, b"\0") + image[found.raw_offset + found.raw_size :]
+
+
+def section(image: bytes, name: str) -> bytes:
+    """A section's content as it is in memory."""
+    found = next(section for section in pe.parse(image).sections if section.name == name)
+    return image[found.raw_offset : found.raw_offset + found.virtual_size]
+
+
+def cpio(name: str, content: bytes) -> bytes:
+    """An archive with one file, which a kernel unpacks over the initrd before it ("newc")."""
+
+    def entry(name: str, data: bytes, mode: int) -> bytes:
+        numbers = (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        head = b"070701" + b"".join(b"%08x" % number for number in numbers) + name.encode() + b"\0"
+        return (head + bytes(-len(head) % 4)) + data + bytes(-len(data) % 4)
+
+    return entry(name, content, 0o100444) + entry("TRAILER!!!", b"", 0)
+
+
+def remove(directory: Path) -> None:
+    """Delete what a boot left; a disk of a few hundred MiB may be among it."""
+    shutil.rmtree(directory, ignore_errors=True)

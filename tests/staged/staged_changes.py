@@ -1,0 +1,141 @@
+"""Every single change of a booted machine: how it is made, what it moves there, and which cause has to be named."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import staged_boots as boots
+
+from appliance.lab.firmware_variables import added
+from appliance.lab.secure_boot import SecureBootKeys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from staged_boots import Site
+
+    from measurements.prediction import Input
+    from measurements.shape import Boot
+
+OTHER_FIRMWARE = (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd"))
+"""Debian 12's firmware, whose code checks signatures; the image's own, Debian 13's, was built without."""
+
+MEMORY_MIB = 3072
+VCPUS = 3
+MACHINE = "pc-q35-7.1"
+ADDED_DEVICE = "virtio-rng-pci,disable-legacy=on"
+OWNERS_STRING = "type=11,value=staged by a test"
+OWNERS_PARAMETER = "type=11,value=io.systemd.stub.kernel-cmdline-extra=chrysalis.staged=1"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change.
+
+    Attributes:
+        name: For people, and for ``CHRYSALIS_STAGED_DRAWS``.
+        boot: How the machine is started, changed and unchanged.
+        prepare: Changes the machine before it starts.
+        moves: Registers that it moves; none where it moves none of those that a machine of this kind has.
+        cause: The input that has to be named; None where nothing moves.
+        other_firmware: Whether the unchanged machine has Debian 12's firmware.
+    """
+
+    name: str
+    boot: Boot
+    prepare: Callable[[Site], None]
+    moves: frozenset[str]
+    cause: Input | None
+    other_firmware: bool = False
+
+
+def unchanged(_site: Site) -> None:
+    """Nothing: the control."""
+
+
+def _memory(site: Site) -> None:
+    site.options["memory_mib"] = MEMORY_MIB
+
+
+def _vcpus(site: Site) -> None:
+    site.options["cpus"] = VCPUS
+
+
+def _device(site: Site) -> None:
+    site.options["devices"] = (ADDED_DEVICE,)
+
+
+def _machine(site: Site) -> None:
+    site.options["machine_type"] = MACHINE
+
+
+def _string(site: Site) -> None:
+    site.options["extra"] = ("-smbios", OWNERS_STRING)
+
+
+def _parameter(site: Site) -> None:
+    site.options["extra"] = ("-smbios", OWNERS_PARAMETER)
+
+
+def _command_line(site: Site) -> None:
+    text = boots.section(site.uki, ".cmdline").rstrip(b"\0\n ")
+    site.replace("chrysalis.efi", boots.with_section(site.uki, ".cmdline", text + b" chrysalis.staged=1"))
+
+
+def _initrd(site: Site) -> None:
+    held = boots.section(site.uki, ".initrd")
+    held += bytes(-len(held) % 4) + boots.cpio("staged", b"")
+    site.replace("chrysalis.efi", boots.with_section(site.uki, ".initrd", held))
+
+
+def _firmware(site: Site) -> None:
+    for name, path in zip(("OVMF_CODE.fd", "OVMF_VARS.fd"), OTHER_FIRMWARE, strict=True):
+        site.replace(name, path.read_bytes())
+
+
+def _secure_boot(site: Site) -> None:
+    keys = SecureBootKeys.new(dt.datetime.now(dt.UTC))
+    _firmware(site)
+    site.replace("OVMF_VARS.fd", added(OTHER_FIRMWARE[1].read_bytes(), keys.variables()))
+    site.replace("chrysalis.efi", keys.sign(site.uki))
+
+
+def _configuration(site: Site) -> None:
+    site.measured = copy.deepcopy(site.measured)
+    site.measured["network"]["global_id"] += 1
+
+
+def _named_model(site: Site) -> None:
+    site.measured = copy.deepcopy(site.measured) | {"model": f"tiny@2:{'ce' * 32}"}
+
+
+def _model(site: Site) -> None:
+    site.model.write_bytes(b"another model".ljust(1 << 20, b"\0"))
+
+
+NOTHING: frozenset[str] = frozenset()
+IMAGE = frozenset({"pcr4", "pcr9", "pcr11"})
+
+CONTROLS = (
+    Change("nothing, from disk", "disk", unchanged, NOTHING, None),
+    Change("nothing, direct", "direct", unchanged, NOTHING, None),
+)
+CHANGES = (
+    Change("memory", "disk", _memory, frozenset({"pcr1"}), "memory"),
+    Change("vcpus", "disk", _vcpus, frozenset({"pcr1"}), "vcpus"),
+    Change("device added", "disk", _device, frozenset({"pcr1"}), "devices"),
+    Change("machine version", "disk", _machine, frozenset({"pcr1"}), "machine"),
+    Change("smbios string", "disk", _string, NOTHING, None),
+    Change("smbios parameter", "disk", _parameter, frozenset({"pcr9", "pcr12"}), "command line"),
+    Change("command line", "direct", _command_line, IMAGE, "command line"),
+    Change("initrd", "direct", _initrd, IMAGE, "initrd"),
+    Change("firmware", "direct", _firmware, frozenset({"pcr0", "pcr7"}), "firmware"),
+    Change("configuration", "direct", _configuration, frozenset({"pcr14"}), "configuration"),
+    Change("model, named by the configuration", "direct", _named_model, frozenset({"pcr14"}), "configuration"),
+    Change("model volume", "direct", _model, NOTHING, None),
+    Change("secure boot", "direct", _secure_boot, frozenset({"pcr4", "pcr7"}), "firmware variables", True),
+)
