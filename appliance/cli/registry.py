@@ -20,6 +20,7 @@ from appliance.chain.registry import Registry
 from appliance.cli.network import NetworkOption, open_network
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
+from appliance.cli.registry_publish import publish, withdraw
 from appliance.cli.wallet import amount
 from appliance.errors import ConfigError
 from appliance.keys import read_key
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from appliance.chain.admin import OwnerOrder
 
 app = typer.Typer(help="The root contract: images, models and gateways of a network.", no_args_is_help=True)
+app.command()(publish)
+app.command()(withdraw)
 HASH_BYTES = 32
 DEPLOY_S = 120.0
 
