@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from attestation.evidence import bundle_digest, parse_bundle
 from attestation.gpu.roots import GpuRoots
 from attestation.policies.files import open_signed, read_root, reference_sets
 from attestation.policies.references import RegistersAre
+from attestation.policies.release_memory import ReleaseMemory
+from attestation.policies.releases import started
 from attestation.policies.rules import ImageStated
 from attestation.policy import for_name
 from attestation.policy_file import is_builtin, load_policy, read_policy
@@ -40,11 +43,14 @@ from attestation.verifier import Verifier
 from measurements import tpm
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attestation.collateral.sources import Sources
     from attestation.policies.model import SignedManifest
     from attestation.policy import Policy
     from attestation.rules import RegistryView
     from attestation.verdict import Verdict
+    from measurements.manifest import Manifest
     from measurements.tpm import Boot
 
 MAX_FILE_BYTES: Final = 4 << 20
@@ -79,6 +85,7 @@ class Wanted:
         image: The image hash to expect, 64 hex digits.
         at: The time to judge for: ``made``, Unix seconds, or a date and time.
         manifests: Signed manifests besides the policy's own.
+        remember: The file that remembers the highest release of each family, against older manifests.
         network: A file that names a chain, for the registry and for anchors.
         gateway: Whether the peer is a gateway, whose images are listed apart.
         anchor: The account that anchored the bundle.
@@ -99,6 +106,7 @@ class Wanted:
     image: str | None = None
     at: str | None = None
     manifests: tuple[SignedManifest, ...] = ()
+    remember: Path | None = None
     network: Path | None = None
     gateway: bool = False
     anchor: str | None = None
@@ -235,10 +243,10 @@ def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
             tpm_references=tuple(_reference(path, wanted.boot) for path in wanted.images),
         )
         if wanted.manifests:
+            opened = [(open_signed(stated, Path()), stated.boot) for stated in wanted.manifests]
+            _remembered(wanted.remember, [manifest for (manifest, _), _ in opened])
             signed = tuple(
-                found
-                for stated in wanted.manifests
-                for found in reference_sets(*open_signed(stated, Path()), boots=stated.boot)
+                found for (manifest, by), boot in opened for found in reference_sets(manifest, by, boots=boot)
             )
             hint = "another image runs, or the manifest is of another release"
             policy = policy.demanding(RegistersAre("image in a signed manifest", signed, hint))
@@ -248,9 +256,20 @@ def _policy(wanted: Wanted, registry: RegistryView | None) -> Policy:
                 f"--root, --tpm-root, … and --uki with policy {wanted.policy!r}",
                 hint="they belong to --policy simulated; a policy's file names its own ([simulated], [measurements])",
             )
-        policy = load_policy(_source(wanted), registry=registry, manifests=wanted.manifests)
+        policy = load_policy(
+            _source(wanted),
+            registry=registry,
+            manifests=wanted.manifests,
+            admit=lambda manifests: _remembered(wanted.remember, manifests),
+        )
     image = _hex(wanted.image, "--image")
     return policy if image is None else policy.demanding(ImageStated(frozenset({image})))
+
+
+def _remembered(path: Path | None, manifests: Sequence[Manifest]) -> None:
+    """Refuse manifests older than those that were seen; remember newer ones. Evidence of any time, seen now."""
+    if path is not None:
+        ReleaseMemory(path).remember(started(manifests, time.time()))
 
 
 def _collateral(text: str | None) -> Sources:

@@ -45,6 +45,9 @@ def verify(
     ] = None,
     manifest: Annotated[list[Path] | None, typer.Option(help="A release's manifest.json, signed beside it.")] = None,
     key: Annotated[list[str] | None, typer.Option(help="A public key that has to have signed it.")] = None,
+    remember: Annotated[
+        Path | None, typer.Option(help="Remember the highest release here; refuse older manifests.", dir_okay=False)
+    ] = None,
     network: Annotated[Path | None, typer.Option("--network", "-n", help="The chain: for registry and anchor.")] = None,
     gateway: Annotated[bool, typer.Option("--gateway", help="The registry's list of gateways' images.")] = False,
     anchor: Annotated[str | None, typer.Option(help="The account that anchored the bundle.")] = None,
@@ -70,6 +73,7 @@ def verify(
         image=image,
         at=at,
         manifests=_manifests(manifest or [], key or []),
+        remember=remember,
         network=network,
         gateway=gateway,
         anchor=anchor,

@@ -94,9 +94,9 @@ def standings(releases: Iterable[Release], now: float, grace_s: float) -> tuple[
     return tuple(_standing(item, known, now, grace_s) for item in known)
 
 
-def started(releases: Iterable[Release], now: float) -> list[Manifest]:
-    """The manifests that count already, expired ones too: what a memory of releases is told."""
-    return [item.manifest for item in releases if item.manifest.not_before <= now]
+def started(manifests: Iterable[Manifest], now: float) -> list[Manifest]:
+    """Releases that count already, expired ones too: what a memory of releases is told."""
+    return [manifest for manifest in manifests if manifest.release and manifest.not_before <= now]
 
 
 def _standing(release: Release, known: Sequence[Release], now: float, grace_s: float) -> Standing:

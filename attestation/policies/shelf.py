@@ -69,7 +69,7 @@ class ReleaseShelf:
         """
         now = self._clock()
         releases = self._read()
-        self._memory.remember(started(releases, now))
+        self._memory.remember(started((release.manifest for release in releases), now))
         self._standings = standings(releases, now, self._grace_s)
 
     def require_some(self) -> None:
