@@ -72,13 +72,13 @@ def explain(rows: Sequence[Row], outputs: Sequence[Path], announce: Callable[[st
         first, second = outputs[0], outputs[other]
         yield f"{row.name} differs between build 1 and build {other + 1}: " + _inside(row.name, first, second)
         if row.name not in {DISK, MANIFEST_NAME} and (first / row.name).is_file() and (second / row.name).is_file():
-            yield from _diffoscope(first / row.name, second / row.name, announce)
+            yield from diffoscope(first / row.name, second / row.name, announce)
 
 
 def first_listed_difference(first: str, second: str) -> str | None:
     """The first path at which two file lists differ, how, and how many more do; None where they are equal."""
-    one, two = (_entries(text) for text in (first, second))
-    paths = [path for path in sorted(one.keys() | two.keys()) if one.get(path) != two.get(path)]
+    one, two = entries(first), entries(second)
+    paths = differing_paths(one, two)
     if not paths:
         return None
     path, more = paths[0], f"; {len(paths) - 1} more paths differ" if len(paths) > 1 else ""
@@ -87,6 +87,20 @@ def first_listed_difference(first: str, second: str) -> str | None:
     if path not in one:
         return f"{path} is only in the second{more}"
     return f"{path} is {' '.join(one[path])} in the first, {' '.join(two[path])} in the second{more}"
+
+
+def entries(text: str) -> dict[str, list[str]]:
+    """A file list by path: kind, mode, owner, size and digest, as the seal writes them (``list_files``)."""
+    found = {}
+    for line in text.splitlines():
+        path, _, rest = line.partition("\t")
+        found[path] = rest.split(" ")
+    return found
+
+
+def differing_paths(one: Mapping[str, list[str]], two: Mapping[str, list[str]]) -> list[str]:
+    """Paths at which two file lists differ, sorted."""
+    return [path for path in sorted(one.keys() | two.keys()) if one.get(path) != two.get(path)]
 
 
 def first_differing_byte(first: Path, second: Path) -> int | None:
@@ -118,7 +132,7 @@ def _inside(name: str, first: Path, second: Path) -> str:
         texts = [(place / name).read_text(encoding="utf-8") for place in (first, second)]
         return first_listed_difference(*texts) or "the order of its lines"
     if name == UKI:
-        return _uki(first / name, second / name)
+        return differing_section(first / name, second / name)
     if name == MANIFEST_NAME:
         return _manifest(first / name, second / name)
     offset = first_differing_byte(first / name, second / name)
@@ -126,7 +140,8 @@ def _inside(name: str, first: Path, second: Path) -> str:
     return f"first at byte {offset}{contents}"
 
 
-def _uki(first: Path, second: Path) -> str:
+def differing_section(first: Path, second: Path) -> str:
+    """The first section in which two unified kernel images differ, or where outside of all, in words."""
     try:
         one, two = (uki.parse(path.read_bytes()).sections for path in (first, second))
     except MeasurementError as error:
@@ -143,16 +158,8 @@ def _manifest(first: Path, second: Path) -> str:
     return f"its {', '.join(keys)}"
 
 
-def _entries(text: str) -> dict[str, list[str]]:
-    """A file list: path, tab, then kind, mode, owner, size and digest (``list_files`` of the seal)."""
-    found = {}
-    for line in text.splitlines():
-        path, _, rest = line.partition("\t")
-        found[path] = rest.split(" ")
-    return found
-
-
-def _diffoscope(first: Path, second: Path, announce: Callable[[str], None]) -> Iterator[str]:
+def diffoscope(first: Path, second: Path, announce: Callable[[str], None]) -> Iterator[str]:
+    """The first lines of diffoscope's report on two files, as one text; nothing where it is not installed."""
     program = shutil.which("diffoscope")
     if program is None:
         return

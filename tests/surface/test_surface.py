@@ -22,6 +22,10 @@ SURFACE = {
         ClientAccount ClientLedger Counters GatewayLedger LedgerError Multipliers PaymentRefusedError ProxyRecord Store
         StoreBusyError StoreCorruptError StoreFullError Usage WorkerLedger adjust adjusted reservation
     """,
+    "appliance.audit": """
+        Audit AuditError AuditRequest Finding InputsUnavailableError MachineEvidence RegistryFacts Row Step
+        UncheckedError Verdict WorkDirectory run_audit
+    """,
     "appliance.boot": """
         ClockError GpuError GuestConfigError PostureCheck PostureError StageRecord StageTable System ToolError
         pack parse read_stages
@@ -93,8 +97,8 @@ HEAVY = frozenset([
     "pytoniq", "pytoniq_core", "rich", "sqlite3", "structlog", "tenacity", "typer", "uvloop",
 ])  # fmt: skip
 ROOMS = frozenset([
-    "accounting", "boot", "chain", "cli", "client", "config", "engine", "gateway", "host", "image", "lab", "model",
-    "wire", "worker",
+    "accounting", "audit", "boot", "chain", "cli", "client", "config", "engine", "gateway", "host", "image", "lab",
+    "model", "wire", "worker",
 ])  # fmt: skip
 
 

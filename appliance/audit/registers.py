@@ -1,0 +1,216 @@
+"""The registers: every set that the manifest states, computed again from the artefacts and the shape library.
+
+In: a directory with the release's files, the manifest, the library's machines with their captured ACPI tables. Out: a
+step that says of every value whether it is what such a machine will measure, and of one that is not, which event makes
+the difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from appliance.audit.errors import UncheckedError
+from appliance.audit.outcome import Finding, Row, Step
+from appliance.engine.progress import Progress, ignore_progress
+from appliance.image import artefacts as release
+from measurements import predictors, tpm
+from measurements.artefacts import Artefacts
+from measurements.errors import MeasurementError
+from measurements.explain import explain
+from measurements.prediction import Prediction, Register
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from appliance.engine.progress import ProgressCallback
+    from measurements.explanation import Explanation
+    from measurements.manifest import Manifest, Registers
+
+NAME = "registers"
+TITLE = "The registers"
+ANY: Final = "any"
+"""The shape of a set that no machine's shape moves."""
+DISK_BYTES: Final = 1 << 20
+"""Of the disk: the partition table with all its entries lies in the first sectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a release that machines measure.
+
+    Attributes:
+        directory: Where they are.
+    """
+
+    directory: Path
+
+    def artefacts(self, shape: str = ANY) -> Artefacts:
+        """What a predictor takes, with the tables of one of the library's machines."""
+        return Artefacts(
+            firmware=self._read(release.FIRMWARE),
+            firmware_code=self._read(release.FIRMWARE_CODE),
+            firmware_variables=self._read(release.FIRMWARE_VARIABLES),
+            image=self._read(release.UKI),
+            disk=self._read(release.DISK, DISK_BYTES),
+            acpi=None if shape == ANY else _library().acpi(shape),
+        )
+
+    def _read(self, name: str, limit: int = -1) -> bytes | None:
+        try:
+            with (self.directory / name).open("rb") as file:
+                return file.read(limit)
+        except FileNotFoundError:
+            return None
+
+
+def set_name(registers: Registers) -> str:
+    """What a report calls a set."""
+    return f"{registers.platform} {registers.boot} {registers.shape}"
+
+
+def predict_set(registers: Registers, files: Files) -> Prediction:
+    """What the machine of a set will measure.
+
+    Raises:
+        MeasurementError: The library has no such shape, or it cannot be predicted from these files.
+    """
+    if registers.shape != ANY:
+        shape = _library().shape(registers.shape)
+        if (shape.platform, shape.boot) != (registers.platform, registers.boot):
+            raise MeasurementError(
+                f"shape {shape.name} is a machine of platform {shape.platform} that boots by {shape.boot}, "
+                f"the manifest's set says {registers.platform} and {registers.boot}"
+            )
+        return predictors.predict(files.artefacts(registers.shape), shape)
+    if registers.platform != "tpm":
+        raise MeasurementError(f"a set for any shape of platform {registers.platform}: only a TPM's has registers such")
+    found = tpm.predict(files.artefacts().need("image", "every register"), boot=registers.boot)
+    return Prediction(
+        registers.platform,
+        registers.boot,
+        ANY,
+        {
+            f"pcr{number}": Register.replayed(f"pcr{number}", "sha256", events)
+            for number, events in found.events.items()
+        },
+    )
+
+
+def recompute(
+    manifest: Manifest,
+    files: Files,
+    *,
+    shapes: Sequence[str] = (),
+    own: Iterable[Any] = (),
+    progress: ProgressCallback = ignore_progress,
+) -> Step:
+    """Compute every register set of a manifest again.
+
+    Args:
+        manifest: What is stated.
+        files: The rebuilt release.
+        shapes: Only sets of these shapes; empty for all.
+        own: The sets that the rebuilt commit's own manifest states, as plain values.
+        progress: Told each set.
+
+    Raises:
+        UncheckedError: The manifest has no set of these shapes.
+    """
+    sets = [entry for entry in manifest.registers if not shapes or entry.shape in shapes]
+    if not sets:
+        has = ", ".join(sorted({entry.shape for entry in manifest.registers})) or "none at all"
+        raise UncheckedError(f"the manifest states no registers of the shapes asked for; it has {has}")
+    theirs = {_key(entry): entry["values"] for entry in own if _is_set(entry)}
+    rows: list[Row] = []
+    findings: list[Finding] = []
+    notes: list[str] = []
+    unanswered: list[str] = []
+    for number, entry in enumerate(sets):
+        name = set_name(entry)
+        progress(Progress("registers", number, len(sets), "steps", name))
+        try:
+            prediction = predict_set(entry, files)
+        except MeasurementError as error:
+            unanswered.append(f"{name}: {error}")
+            rows += [Row(f"{name}: {register}", value, "not predicted", False) for register, value in _sorted(entry)]
+            continue
+        for register, stated in _sorted(entry):
+            seen = prediction.registers.get(register)
+            value = "" if seen is None else seen.value.hex()
+            rows.append(Row(f"{name}: {register}", stated, "" if value == stated else value or "not predicted",
+                            value == stated))  # fmt: skip
+            if seen is None:
+                unanswered.append(
+                    f"{name}: {register}: {prediction.unpredicted.get(register, 'no predictor knows it')}"
+                )
+        more = sorted(prediction.registers.keys() - entry.values.keys())
+        if more:
+            notes.append(f"{name}: the manifest leaves out {', '.join(more)}, which can be predicted")
+        findings += _differences(entry, prediction, theirs.get(_key(entry.model_dump())))
+    same = sum(row.same for row in rows)
+    summary = f"{same} of {len(rows)} values in {len(sets)} sets are what such machines measure"
+    if unanswered and not findings:
+        summary = f"{len(unanswered)} registers cannot be predicted: {unanswered[0]}"
+    return Step(
+        name=NAME,
+        title=TITLE,
+        status="differs" if findings else "unchecked" if unanswered else "same",
+        summary=summary,
+        inputs={"files": str(files.directory), "sets": ", ".join(map(set_name, sets))},
+        rows=tuple(rows),
+        findings=tuple(findings),
+        notes=(*unanswered, *notes),
+    )
+
+
+def sentences(explanation: Explanation) -> Iterator[tuple[str, str]]:
+    """Of each register that differs: its name, and in words which event it is and what most likely moved it."""
+    for finding in explanation.findings:
+        at = "" if finding.position is None else f", event {finding.position} of it"
+        text = f"{finding.event}{at} ({finding.covers})"
+        if finding.change is not None:
+            text += f"; one change gives exactly this value: {finding.change}"
+        elif finding.causes:
+            cause = finding.causes[0]
+            text += f"; most likely {cause.input}: {cause.sentence}"
+        if finding.causes and finding.causes[0].remedy:
+            text += f" — {finding.causes[0].remedy}"
+        yield finding.register, text
+
+
+def _differences(entry: Registers, prediction: Prediction, own: Mapping[str, str] | None) -> Iterator[Finding]:
+    values = {name: bytes.fromhex(value) for name, value in entry.values.items()}
+    explained: dict[str, str] = {}
+    try:
+        for register, text in sentences(explain(prediction, values)):
+            explained.setdefault(register, text)
+    except MeasurementError as error:
+        explained = dict.fromkeys(values, error.message)
+    for register, stated in _sorted(entry):
+        seen = prediction.registers.get(register)
+        if seen is None or seen.value.hex() == stated:
+            continue
+        text = f"the manifest says {stated}, such a machine measures {seen.value.hex()}"
+        if own is not None and own.get(register) == stated:
+            text += "; the rebuilt commit's own predictor says what the manifest says, so the predictor changed since"
+        yield Finding(f"{register} of {set_name(entry)}", text, explained.get(register, ""))
+
+
+def _sorted(entry: Registers) -> list[tuple[str, str]]:
+    return sorted(entry.values.items())
+
+
+def _is_set(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("values"), dict)
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return entry.get("platform"), entry.get("boot"), entry.get("shape")
+
+
+def _library() -> Any:
+    from measurements import shape_library  # noqa: PLC0415 - loaded where a set names a shape
+
+    return shape_library
