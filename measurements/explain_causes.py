@@ -184,15 +184,16 @@ def likely(inputs: Sequence[Input], evidence: Iterable[Seen], *, ruled_out: froz
     return tuple(Cause(moved, sentence, WORDS[moved].remedy) for *_, moved, sentence in sorted(ranked))
 
 
-def certain(change: str, inputs: Sequence[Input], what: str) -> tuple[Cause, ...]:
+def certain(change: str, inputs: Sequence[Input], what: str, detail: str) -> tuple[Cause, ...]:
     """The causes that a digest proves: with a change, the prediction is what was seen.
 
     Args:
         change: The change in a few words.
         inputs: What it changes, one input for each cause.
         what: What agrees then, for example ``register rtmr0`` or ``this event``.
+        detail: More to be said of it; may be empty.
     """
-    proof = f"with {change}, {what} is predicted to be exactly what was seen"
+    proof = f"with {change}, {what} is predicted to be exactly what was seen" + (f"; {detail}" if detail else "")
     return tuple(
         Cause(moved, f"{WORDS[moved].differs}: {proof}", WORDS[moved].remedy, certain=True) for moved in inputs
     )

@@ -155,13 +155,14 @@ class Case:
     def _proofs(self, link: Link | None) -> tuple[tuple[Cause, ...], str | None]:
         """Changes that give what was seen: the register's value, else the digest of one event."""
         name = self.register.name
-        found = {trial.change: (trial.inputs[:1], f"register {name}") for trial in self.trials.giving(name)}
-        found |= {match.change: (match.inputs, f"register {name}") for match in self.matches}
+        what = f"register {name}"
+        found = {trial.change: (trial.inputs[:1], what, trial.detail) for trial in self.trials.giving(name)}
+        found |= {match.change: (match.inputs, what, match.detail) for match in self.matches}
         if not found and link is not None and link.seen is not None:
             usual = {event.digest for event in self.register.events} | known(self.register.bank).keys()
             extending = () if link.seen in usual else self.trials.extending(name, link.seen)
-            found = {trial.change: (trial.inputs[:1], "this event") for trial in extending}
-        causes = tuple(cause for change, (moved, what) in found.items() for cause in certain(change, moved, what))
+            found = {trial.change: (trial.inputs[:1], "this event", trial.detail) for trial in extending}
+        causes = tuple(cause for change, proof in found.items() for cause in certain(change, *proof))
         return causes, next(iter(found), None)
 
     def _ruled_out(self) -> frozenset[Input]:

@@ -38,12 +38,16 @@ class Trial:
         inputs: What it changes.
         moved: Registers that it moves, as they would be.
         agrees: Registers that would hold what was reported.
+        complete: Whether what does not agree says anything (:class:`~measurements.explanation.Candidate`).
+        detail: More to be said of it.
     """
 
     change: str
     inputs: tuple[Input, ...]
     moved: Mapping[str, Register]
     agrees: frozenset[str]
+    complete: bool
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Trials:
         return frozenset(
             trial.inputs[0]
             for trial in self.every
-            if trial.inputs and register in trial.moved and register not in trial.agrees
+            if trial.complete and trial.inputs and register in trial.moved and register not in trial.agrees
         )
 
 
@@ -91,11 +95,13 @@ class Match:
         change: In a few words.
         inputs: What a reader is told of: one input for each change.
         events: The register's events then.
+        detail: More to be said of it.
     """
 
     change: str
     inputs: tuple[Input, ...]
     events: tuple[PredictedEvent, ...]
+    detail: str = ""
 
 
 def try_all(prediction: Prediction, values: Mapping[str, bytes], candidates: Iterable[Candidate]) -> Trials:
@@ -117,8 +123,8 @@ def try_all(prediction: Prediction, values: Mapping[str, bytes], candidates: Ite
         }
         agrees = frozenset(name for name in values if name in registers and registers[name].value == values[name])
         if moved:
-            every.append(Trial(candidate.change, candidate.inputs, moved, agrees))
-        elif values.keys() <= registers.keys():
+            every.append(Trial(candidate.change, candidate.inputs, moved, agrees, candidate.complete, candidate.detail))
+        elif candidate.complete and values.keys() <= registers.keys():
             unmoved.append(candidate.change)
     return Trials(tuple(every), tuple(dict.fromkeys(unmoved)), tried)
 
@@ -135,7 +141,7 @@ def search(register: Register, value: bytes, trials: Trials) -> tuple[Match, ...
         Single changes if there are any; else another course of the boot; else two changes at once; else nothing.
     """
     single = tuple(
-        Match(trial.change, trial.inputs[:1], trial.moved[register.name].events)
+        Match(trial.change, trial.inputs[:1], trial.moved[register.name].events, trial.detail)
         for trial in trials.giving(register.name)
     )
     if single or not register.extended:

@@ -33,9 +33,9 @@ def summary(explanation: Explanation) -> str:
     names = ", ".join(dict.fromkeys(finding.register for finding in explanation.findings))
     if explanation.changes:
         return f"differs in {names}; one change explains all of it: {' or '.join(explanation.changes)}"
-    certain = list(dict.fromkeys(finding.causes[0].sentence for finding in explanation.findings if finding.certain))
     if all(finding.certain for finding in explanation.findings):
-        return f"differs in {names}; explained: {'; '.join(certain)}"
+        told = (finding.change or finding.causes[0].sentence for finding in explanation.findings)
+        return f"differs in {names}; explained by: {'; '.join(dict.fromkeys(told))}"
     return f"differs in {names}"
 
 

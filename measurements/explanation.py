@@ -27,11 +27,16 @@ class Candidate:
         change: In a few words, for example ``memory 4096 MiB``.
         inputs: What is changed; the first is what a reader is told of.
         prediction: As of the changed machine.
+        complete: Whether everything that the change moves was at hand. Else the rest of the prediction is that of the
+            unchanged machine: what agrees is proven all the same, what does not says nothing.
+        detail: More to be said of it, for example which ACPI tables differ then.
     """
 
     change: str
     inputs: tuple[Input, ...]
     prediction: Prediction
+    complete: bool = True
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
