@@ -216,6 +216,8 @@ class _Run:
         files = self._files()
         if files is None:
             return left_out(registers.NAME, "there are no artefacts to compute them from")
+        if not what.manifest.registers and not self.request.shapes:
+            return left_out(registers.NAME, "the manifest states none")
         own = self.built.stated.get("registers", ()) if self.built is not None else ()
         return self._done(
             registers.NAME,
