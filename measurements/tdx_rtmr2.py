@@ -19,15 +19,21 @@ from measurements.tdx_rtmr0 import event
 from measurements.tpm import _initrd as initrd_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from measurements.artefacts import PlainKernel
-    from measurements.prediction import PredictedEvent
+    from measurements.prediction import Input, PredictedEvent
     from measurements.uki import Uki
 
 STUB_MEASURES_SINCE = 256
 """First systemd stub that measures into the registers of a confidential machine."""
 MAX_COMMAND_LINE = 64 * 1024
+SECTION_INPUTS: Mapping[str, tuple[Input, ...]] = {
+    ".linux": ("kernel",),
+    ".cmdline": ("command line",),
+    ".initrd": ("initrd",),
+}
+"""What moves a section of an image; ``image`` moves the others."""
 _INITRD_ARGUMENT = " initrd=initrd"
 
 
@@ -77,7 +83,8 @@ def _sections(parsed: Uki) -> Iterator[PredictedEvent]:
         return
     for name, content in parsed.measured:
         yield event(name.encode() + b"\0", f"name {name}", "the section's name with its end", "image")
-        yield event(content, f"section {name}", f"the image's section {name}", "image")
+        moved = SECTION_INPUTS.get(name, ("image",))
+        yield event(content, f"section {name}", f"the image's section {name}", *moved)
 
 
 def _load_options(text: str) -> bytes:
