@@ -73,7 +73,7 @@ class Evidence:
         assert evidence.logs is not None
         firmware = parse_tcg2(evidence.logs.firmware)
         system = tuple(
-            Event(item.register, 0xD, {bank: item.digest for bank in ("sha256",)}, item.text.encode())
+            Event(item.register, 0xD, dict.fromkeys(("sha256",), item.digest), item.text.encode())
             for item in evidence.logs.system
         )
         events = tuple(replace(event, digests={"sha256": event.digests["sha256"]}) for event in firmware.events)
