@@ -47,6 +47,7 @@ __all__ = [
     "MAX_REGISTER_SETS",
     "MAX_TIME",
     "SIGNATURE_NAME",
+    "SIGSTORE_NAME",
     "Artefact",
     "BuildRecipe",
     "Digest",
@@ -66,6 +67,8 @@ FORMAT: Final = "chrysalis image manifest 2"
 """First among the values a reader looks at; no other signed text of this project starts with these keys."""
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.json.sig"
+SIGSTORE_NAME = "manifest.json.sigstore.json"
+"""The manifest, its signatures by keys, and its signature by a person: never among a release's own files."""
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_ARTEFACTS = 64
 MAX_REGISTER_SETS = 256
@@ -129,8 +132,8 @@ class Manifest(Part):
         if names != sorted(set(names)):
             msg = "artefacts are not sorted by name, or one appears twice"
             raise ValueError(msg)
-        if MANIFEST_NAME in names or SIGNATURE_NAME in names:
-            msg = f"a manifest cannot list {MANIFEST_NAME} or {SIGNATURE_NAME}"
+        if own := {MANIFEST_NAME, SIGNATURE_NAME, SIGSTORE_NAME}.intersection(names):
+            msg = f"a manifest cannot list {min(own)}"
             raise ValueError(msg)
         keys = [(entry.platform, entry.boot, entry.shape) for entry in self.registers]
         if keys != sorted(set(keys)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,11 +22,12 @@ from appliance.engine.progress import Progress
 from appliance.errors import ConfigError
 from appliance.image.export import NEXT, Form, export
 from appliance.image.flash import Extra, flash
-from appliance.image.release import Release, open_release, read_keys, sign, verify_files
+from appliance.image.release import Person, Release, open_release, read_keys, sign, verify_files
+from appliance.image.sigstore_bundle import Signer, sign_bundle
 from appliance.image.sizes import parse_size, shown_size
 from appliance.image.target import describe_device, is_device
 from appliance.keys import new_key, read_key, read_secret
-from measurements.manifest import MANIFEST_NAME
+from measurements.manifest import SIGNATURE_NAME, SIGSTORE_NAME, ManifestDateError, date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +66,10 @@ def make_key(
 
 @app.command("sign")
 def sign_release(
-    key: Annotated[Path, typer.Option(help="The release key's file (chrysalis image keygen).")],
+    key: Annotated[Path | None, typer.Option(help="The release key's file (chrysalis image keygen).")] = None,
+    sigstore: Annotated[
+        bool, typer.Option("--sigstore", help="Sign as a person, by a login and a public log; needs the network.")
+    ] = False,
     image: ImageOption = None,
     profile: ProfileOption = "engine-cpu",
     previous: Annotated[
@@ -75,12 +80,20 @@ def sign_release(
 ) -> None:
     """Sign an image's manifest, after checking every file against it."""
     output = Output(as_json=as_json)
-    secret = read_key(key, "release key")
+    if key is None and not sigstore:
+        raise ConfigError("who signs?", hint="--key FILE, --sigstore, or both")
+    secret = read_key(key, "release key") if key else None
+    bundle = sign_bundle if sigstore else None
     with _shown(output) as report:
-        release = sign(_directory(image, profile), secret, report, previous=previous, development=development)
-    public = _b64(secret.public_key().public_bytes_raw())
-    output.say(f"signed {_named(release)} with {public}: {release.directory / MANIFEST_NAME}.sig")
-    output.result({"ok": True, **_facts(release), "signed_by": [public]})
+        release = sign(
+            _directory(image, profile), secret, report, bundle=bundle, previous=previous, development=development
+        )
+    signers = [_b64(secret.public_key().public_bytes_raw())] if secret else []
+    for public in signers:
+        output.say(f"signed {_named(release)} with {public}: {release.directory / SIGNATURE_NAME}")
+    if sigstore:
+        output.say(f"signed {_named(release)} as a person: {release.directory / SIGSTORE_NAME}")
+    output.result({"ok": True, **_facts(release), "signed_by": signers})
 
 
 @app.command("verify")
@@ -88,16 +101,27 @@ def verify_release(
     directory: Annotated[Path, typer.Argument(help="Directory of an image.")],
     key: KeyOption = None,
     unsigned: UnsignedOption = False,
+    identity: Annotated[
+        str | None, typer.Option(help="Who has to have signed by sigstore: an e-mail address or a workflow's.")
+    ] = None,
+    issuer: Annotated[str | None, typer.Option(help="Who vouches for that identity, https://…")] = None,
+    trusted_root: Annotated[
+        Path | None, typer.Option(help="sigstore's trusted_root.json; the library's own by default.", dir_okay=False)
+    ] = None,
     development: DevelopmentOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check an image's signature and every file against its manifest."""
+    """Check an image's signatures and every file against its manifest; without a network."""
     output = Output(as_json=as_json)
-    release = open_release(directory, _keys(key, unsigned=unsigned), development=development)
+    person = _person(identity, issuer, trusted_root)
+    keys = None if person and not key and not unsigned else _keys(key, unsigned=unsigned)
+    release = open_release(directory, keys, person=person, development=development)
     with _shown(output) as report:
         verify_files(release, report)
-    by = ", ".join(_b64(signer) for signer in release.signers) or "nobody's signature was asked for"
+    signers = [*(_b64(signer) for signer in release.signers), *([str(release.person)] if release.person else [])]
+    by = ", ".join(signers) or "nobody's signature was asked for"
     output.say(f"{_named(release)}: {len(release.manifest.artefacts)} files are as the manifest says; signed by: {by}")
+    output.say(_dates(release, time.time()))
     output.result({"ok": True, **_facts(release)})
 
 
@@ -181,6 +205,32 @@ def _keys(named: list[str] | None, *, unsigned: bool) -> tuple[bytes, ...] | Non
     return read_keys(named) if named else None
 
 
+def _person(identity: str | None, issuer: str | None, trusted_root: Path | None) -> Person | None:
+    """Who has to have signed by sigstore.
+
+    Raises:
+        ConfigError: An identity without who vouches for it, or the other way round.
+    """
+    if identity is None and issuer is None and trusted_root is None:
+        return None
+    if not identity or not issuer:
+        raise ConfigError(
+            "--identity and --issuer belong together",
+            hint="without the issuer anybody whose issuer the authority takes could claim the identity",
+        )
+    return Person(Signer(identity, issuer), trusted_root)
+
+
+def _dates(release: Release, now: float) -> str:
+    """Whether a release counts now, in words."""
+    manifest = release.manifest
+    try:
+        manifest.require_current(now)
+    except ManifestDateError as error:
+        return f"note: {error}"
+    return f"it counts until {date(manifest.expires)}" if manifest.expires else "it has no dates: nobody released it"
+
+
 def _configuration(files: list[Path]) -> dict[str, bytes]:
     """The configuration's members, checked as the guest will check them."""
     members: dict[str, bytes] = {}
@@ -231,6 +281,8 @@ def _facts(release: Release) -> dict[str, object]:
     return {
         "directory": str(release.directory), "manifest": release.digest.hex(), "profile": manifest.profile,
         "release": manifest.release, "debug": manifest.debug, "signed_by": [_b64(key) for key in release.signers],
+        "sigstore": str(release.person) if release.person else None,
+        "not_before": manifest.not_before, "expires": manifest.expires,
     }  # fmt: skip
 
 

@@ -1,4 +1,9 @@
-"""A release as it lies in a directory: its manifest with signatures, and its files checked against it."""
+"""A release as it lies in a directory: its manifest with signatures, and its files checked against it.
+
+Signatures are by keys (``manifest.json.sig``, :mod:`measurements.signature`), by a person
+(``manifest.json.sigstore.json``, :mod:`appliance.image.sigstore_bundle`), or both; whoever opens a release says whose
+have to be there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.image.errors import ImageError
-from measurements.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, parse_manifest
+from appliance.image.sigstore_bundle import MAX_BUNDLE_BYTES, Signer, verify_bundle
+from measurements.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE_NAME,
+    SIGSTORE_NAME,
+    parse_manifest,
+)
 from measurements.signature import MAX_SIGNATURE_BYTES, parse_public_key, sign_manifest, verify_manifest
 
 if TYPE_CHECKING:
@@ -29,6 +41,19 @@ class ReleaseError(ImageError):
 
 
 @dataclass(frozen=True, slots=True)
+class Person:
+    """A person who is trusted to sign releases.
+
+    Attributes:
+        signer: Who it is.
+        trusted_root: What their signature is judged by (:func:`~appliance.image.sigstore_bundle.verify_bundle`).
+    """
+
+    signer: Signer
+    trusted_root: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """A release.
 
@@ -36,13 +61,15 @@ class Release:
         directory: Where its files are.
         manifest: Its manifest.
         digest: SHA-256 of the manifest, 32 bytes.
-        signers: The trusted keys that signed it; empty where nobody's signature was asked for.
+        signers: The trusted keys that signed it; empty where no key's signature was asked for.
+        person: The person who signed it, where one's signature was asked for.
     """
 
     directory: Path
     manifest: Manifest
     digest: bytes
     signers: tuple[bytes, ...]
+    person: Signer | None = None
 
     def path(self, name: str) -> Path:
         """Where one of its files is.
@@ -53,29 +80,39 @@ class Release:
         return self.directory / self.manifest.artefact(name).name
 
 
-def open_release(directory: Path, keys: Collection[bytes] | None, *, development: bool = False) -> Release:
+def open_release(
+    directory: Path,
+    keys: Collection[bytes] | None,
+    *,
+    person: Person | None = None,
+    development: bool = False,
+) -> Release:
     """Read a release's manifest, its signatures first.
 
     Args:
         directory: Where it lies.
-        keys: Trusted public keys, one of which has to have signed; None: nobody has to. It is one's own build then,
-            and needs no release number.
+        keys: Trusted public keys, one of which has to have signed; None: no key has to.
+        person: Who has to have signed besides, or instead; None: nobody. With neither it is one's own build, which
+            needs no release number.
         development: Take debug builds and builds of uncommitted source too.
 
     Raises:
         ReleaseError: A file is missing or too large.
+        SigstoreError: The person did not sign these bytes, or it cannot be told.
         ManifestError: The manifest is malformed, not signed by a trusted key, or no release.
     """
     data = _read(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES, "chrysalis image build makes one")
-    if keys is None:
-        manifest = parse_manifest(data)
-        signers: tuple[bytes, ...] = ()
-    else:
+    signers: tuple[bytes, ...] = ()
+    if keys is not None:
         signed = _read(directory / SIGNATURE_NAME, MAX_SIGNATURE_BYTES, "chrysalis image sign makes one")
-        manifest, signers = verify_manifest(data, signed, keys)
+        _, signers = verify_manifest(data, signed, keys)
+    if person is not None:
+        bundle = _read(directory / SIGSTORE_NAME, MAX_BUNDLE_BYTES, "chrysalis image sign --sigstore makes one")
+        verify_bundle(data, bundle, person.signer, person.trusted_root)
+    manifest = parse_manifest(data)
     if not development:
-        manifest.require_release(numbered=keys is not None)
-    return Release(directory, manifest, hashlib.sha256(data).digest(), signers)
+        manifest.require_release(numbered=keys is not None or person is not None)
+    return Release(directory, manifest, hashlib.sha256(data).digest(), signers, person.signer if person else None)
 
 
 def verify_files(release: Release, report: Callable[[str, int, int], None]) -> None:
@@ -132,9 +169,10 @@ def require_digest(entry: Artefact, seen: str) -> None:
 
 def sign(
     directory: Path,
-    key: Ed25519PrivateKey,
+    key: Ed25519PrivateKey | None,
     report: Callable[[str, int, int], None],
     *,
+    bundle: Callable[[bytes], bytes] | None = None,
     previous: Path | None = None,
     development: bool = False,
 ) -> Release:
@@ -142,14 +180,17 @@ def sign(
 
     Args:
         directory: The release.
-        key: The signer's key.
+        key: The signer's key; None to sign with none.
         report: Told the step in words, bytes done, and bytes in all.
+        bundle: Makes a person's signature of the manifest's bytes, such as
+            :func:`~appliance.image.sigstore_bundle.sign_bundle`.
         previous: The manifest of the release before, whose number this one has to exceed.
         development: Sign debug builds and builds of uncommitted source too.
 
     Raises:
         ManifestError: It is no release, or its number does not rise.
         ReleaseError: A file is missing or differs from the manifest.
+        SigstoreError: The person's signature cannot be had; nothing was written then.
     """
     release = open_release(directory, None, development=development)
     if not development:
@@ -157,11 +198,18 @@ def sign(
     if previous is not None:
         release.manifest.require_newer_than(parse_manifest(_read(previous, MAX_MANIFEST_BYTES, "")))
     verify_files(release, report)
-    path = directory / SIGNATURE_NAME
-    present = _read(path, MAX_SIGNATURE_BYTES, "") if path.exists() else None
-    new = path.with_name(f"{SIGNATURE_NAME}.new")
-    new.write_bytes(sign_manifest(_read(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES, ""), key, present))
-    new.replace(path)
+    data = release.manifest.encode()
+    made: dict[str, bytes] = {}
+    if bundle is not None:
+        made[SIGSTORE_NAME] = bundle(data)
+    if key is not None:
+        path = directory / SIGNATURE_NAME
+        present = _read(path, MAX_SIGNATURE_BYTES, "") if path.exists() else None
+        made[SIGNATURE_NAME] = sign_manifest(data, key, present)
+    for name, content in made.items():
+        new = directory / f"{name}.new"
+        new.write_bytes(content)
+        new.replace(directory / name)
     return release
 
 
