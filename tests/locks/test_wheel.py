@@ -215,6 +215,10 @@ def test_versions_and_ranges_agree() -> None:
     assert isinstance(optional, dict)
     stated = {*whole["dependencies"], *(one for group in optional.values() for one in group)}  # type: ignore[misc]  # a table of lists
     wanted = {*guest["dependencies"], *tools["dependencies"]} - {f"chrysalis-appliance-guest=={whole['version']}"}  # type: ignore[misc]  # lists
+    extra = tools["optional-dependencies"]
+    assert isinstance(extra, dict)
+    assert extra == {name: optional[name] for name in extra}
+    wanted |= {one for group in extra.values() for one in group}
     assert wanted - stated == set()
     assert {one for one in stated if not one.startswith("chrysalis-appliance[")} - wanted == set()
 
