@@ -3,7 +3,7 @@
 The predictor is given the image alone, never a log or a quote. It speaks of the SHA-256 bank and of the registers that
 the image decides: 4 (what firmware started), 9 (what the kernel was handed), 11 (what the image is made of, and how far
 it has booted), 12 (what was added from outside: nothing), 14 (the measured configuration, extended by the guest).
-Registers 0 to 7 hold the firmware and its settings, which no image file knows.
+Registers 0 to 7 hold the firmware and its settings, which no image file knows: :mod:`measurements.tpm_machine`.
 
 Sources: TCG PC Client Platform Firmware Profile 1.06, sections 3.3.4 and 10.4 (register 4); systemd 257
 ``src/boot/stub.c`` (11, 12), ``src/boot/cpio.c`` (the archive that carries ``.extra``), ``src/pcrextend`` (phases);
@@ -23,6 +23,8 @@ from measurements.prediction import PredictedEvent
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from measurements.prediction import Input
+
 Boot = Literal["disk", "direct"]
 """``disk``: firmware finds the image on its EFI system partition; ``direct``: the machine monitor hands it over."""
 
@@ -31,6 +33,9 @@ PHASES = ("enter-initrd", "leave-initrd", "sysinit", "ready")
 
 STUBS = (255, 256, 257)
 """Versions of the systemd stub that measure as predicted; later ones start the kernel in another way."""
+
+REFUSED_CONFIGURATION = hashlib.sha256(b"chrysalis configuration refused v1\0").digest()
+"""What the guest extends register 14 with where it accepted no configuration, or was given none."""
 
 RESET = bytes(32)
 CALLING = b"Calling EFI Application from Boot Option"
@@ -43,6 +48,12 @@ _EXTRA = (
     (".profile", "profile"),
 )
 """Sections that the stub hands to the initrd as files under ``.extra``, in its order."""
+_CARRIED: Mapping[str, tuple[Input, ...]] = {
+    ".linux": ("kernel",),
+    ".cmdline": ("command line",),
+    ".initrd": ("initrd",),
+}
+"""Sections that are an input of their own, besides being the image's."""
 _TRAILER = b"070701" + b"0" * 32 + b"00000001" + b"0" * 48 + b"0000000B" + b"0" * 8 + b"TRAILER!!!\0" + bytes(3)
 """The end of an archive; its one digit above nine is upper case, unlike those of the entries."""
 
@@ -143,11 +154,16 @@ def _check_predictable(parsed: uki.Uki) -> None:
 
 def _started(image: bytes, parsed: uki.Uki, boot: Boot) -> tuple[PredictedEvent, ...]:
     """Register 4. A monitor's image is loaded before firmware says that it starts a boot option, a disk's after."""
-    itself = PredictedEvent(authenticode.digest(image), "image", "Authenticode digest of the unified kernel image")
+    itself = PredictedEvent(
+        authenticode.digest(image), "image", "Authenticode digest of the unified kernel image", ("image", "boot")
+    )
     calling = _constant(CALLING, "calling a boot option", f"the text {CALLING.decode()!r}")
     separator = _constant(SEPARATOR, "separator", "four zero bytes")
     kernel = PredictedEvent(
-        authenticode.digest(parsed.sections[".linux"]), "kernel", "Authenticode digest of the image's section .linux"
+        authenticode.digest(parsed.sections[".linux"]),
+        "kernel",
+        "Authenticode digest of the image's section .linux",
+        ("image", "kernel"),
     )
     if boot == "direct":
         return itself, calling, separator, kernel
@@ -159,12 +175,16 @@ def _handed_over(parsed: uki.Uki) -> tuple[PredictedEvent, ...]:
     options = parsed.command_line.encode("utf-16-le") + b"\0\0"
     return (
         PredictedEvent(
-            hashlib.sha256(options).digest(), "command line", "the image's section .cmdline as UTF-16 with its end"
+            hashlib.sha256(options).digest(),
+            "command line",
+            "the image's section .cmdline as UTF-16 with its end",
+            ("image", "command line"),
         ),
         PredictedEvent(
             hashlib.sha256(_initrd(parsed)).digest(),
             "initrd",
             "the image's sections .ucode and .initrd, and the archive of what the stub adds under .extra",
+            ("image", "initrd"),
         ),
     )
 
@@ -175,14 +195,19 @@ def _contents(parsed: uki.Uki, phases: tuple[str, ...]) -> tuple[PredictedEvent,
     for name, content in parsed.measured:
         events.append(_constant(name.encode() + b"\0", f"name {name}", "the section's name with its end"))
         events.append(
-            PredictedEvent(hashlib.sha256(content).digest(), f"section {name}", f"the image's section {name}")
+            PredictedEvent(
+                hashlib.sha256(content).digest(),
+                f"section {name}",
+                f"the image's section {name}",
+                ("image", *_CARRIED.get(name, ())),
+            )
         )
-    events.extend(_constant(phase.encode(), f"phase {phase}", f"the word {phase!r}") for phase in phases)
+    events.extend(_constant(phase.encode(), f"phase {phase}", f"the word {phase!r}", "phase") for phase in phases)
     return tuple(events)
 
 
-def _constant(content: bytes, name: str, source: str) -> PredictedEvent:
-    return PredictedEvent(hashlib.sha256(content).digest(), name, source)
+def _constant(content: bytes, name: str, source: str, *inputs: Input) -> PredictedEvent:
+    return PredictedEvent(hashlib.sha256(content).digest(), name, source, inputs)
 
 
 def _initrd(parsed: uki.Uki) -> bytes:

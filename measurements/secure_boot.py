@@ -1,0 +1,126 @@
+"""Register 7 of a TPM: the variables of secure boot, and who vouches for what is booted.
+
+A build that knows secure boot derives ``SecureBoot``; another has no such variable and measures an empty one. Where it
+is enforced, the entry of ``db`` that the booted image was accepted by is measured when the image is loaded.
+
+Sources: EDK II ``SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c`` (MeasureAllSecureVariables),
+``SecurityPkg/Library/DxeImageVerificationLib`` (IsAllowedByDb, SecureBootHook),
+``SecurityPkg/Library/AuthVariableLib``; Microsoft, "Windows Authenticode Portable Executable Signature Format".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
+
+from measurements import pe
+from measurements.errors import ArtefactError
+from measurements.prediction import PredictedEvent
+from measurements.variable_store import GLOBAL, IMAGE_SECURITY, X509, SignatureEntry, signatures, variable_data
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from measurements.variable_store import VariableStore
+
+VARIABLES: tuple[tuple[UUID, str], ...] = (
+    (GLOBAL, "PK"),
+    (GLOBAL, "KEK"),
+    (IMAGE_SECURITY, "db"),
+    (IMAGE_SECURITY, "dbx"),
+)
+"""Measured after ``SecureBoot``, in this order; ``dbt`` follows where there is one."""
+
+MAX_CERTIFICATES = 32
+_CERTIFICATE = struct.Struct("<IHH")
+_PKCS7 = 0x0002  # WIN_CERT_TYPE_PKCS_SIGNED_DATA
+
+
+def policy(store: VariableStore, *, known: bool) -> tuple[PredictedEvent, ...]:
+    """What is measured before the separator.
+
+    Args:
+        store: Firmware's variables.
+        known: Whether the build knows secure boot.
+    """
+    enabled = (b"\x01" if store.secure_boot else b"\x00") if known else b""
+    measured = [(GLOBAL, "SecureBoot", enabled)]
+    measured += [(vendor, name, store.data(vendor, name)) for vendor, name in VARIABLES]
+    if timestamps := store.data(IMAGE_SECURITY, "dbt"):
+        measured.append((IMAGE_SECURITY, "dbt", timestamps))
+    return tuple(_variable(vendor, name, value) for vendor, name, value in measured)
+
+
+def authority(store: VariableStore, image: bytes) -> PredictedEvent:
+    """What is measured when firmware accepts a signed image: the entry of ``db`` that it was accepted by.
+
+    Args:
+        store: Firmware's variables.
+        image: The signed image.
+
+    Raises:
+        ArtefactError: The image carries no signature, or no certificate of ``db`` vouches for its signer: firmware
+            would not start it.
+    """
+    chain = _embedded(image)
+    for entry in signatures(store.data(IMAGE_SECURITY, "db")):
+        if entry.kind == X509 and _vouches(entry, chain):
+            return PredictedEvent(
+                hashlib.sha256(variable_data(IMAGE_SECURITY, "db", entry.data)).digest(),
+                "authority db",
+                "the entry of db that the image's signature leads to",
+                ("firmware variables", "image"),
+            )
+    raise ArtefactError(
+        "image that no certificate in db vouches for", hint="firmware with these variables refuses to start it"
+    )
+
+
+def _variable(vendor: UUID, name: str, value: bytes) -> PredictedEvent:
+    content = variable_data(vendor, name, value)
+    return PredictedEvent(
+        hashlib.sha256(content).digest(),
+        f"variable {name}",
+        f"UEFI_VARIABLE_DATA of {name}, {len(value)} bytes",
+        ("firmware variables", "firmware") if name == "SecureBoot" else ("firmware variables",),
+    )
+
+
+def _embedded(image: bytes) -> list[x509.Certificate]:
+    """The certificates in the image's first signature."""
+    layout = pe.parse(image)
+    start, size = layout.certificate_offset, layout.certificate_size
+    if size < _CERTIFICATE.size:
+        raise ArtefactError(
+            "image without a signature under firmware that demands one", hint="firmware refuses to start it"
+        )
+    length, _, kind = _CERTIFICATE.unpack_from(image, start)
+    if kind != _PKCS7 or not _CERTIFICATE.size < length <= size:
+        raise ArtefactError(f"image with a certificate of kind {kind:#x} and {length} bytes in a table of {size}")
+    try:
+        found = load_der_pkcs7_certificates(image[start + _CERTIFICATE.size : start + length])
+    except ValueError as error:
+        raise ArtefactError(f"image whose signature cannot be read: {error}") from None
+    return found[:MAX_CERTIFICATES]
+
+
+def _vouches(entry: SignatureEntry, chain: list[x509.Certificate]) -> bool:
+    """Whether a certificate of ``db`` is in the signature, or issued one that is."""
+    try:
+        trusted = x509.load_der_x509_certificate(entry.content)
+    except ValueError:
+        return False
+    return any(item == trusted or _issued(item, trusted) for item in chain)
+
+
+def _issued(item: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        item.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
