@@ -207,8 +207,11 @@ def _ordered(names: Iterable[str]) -> list[str]:
 
 
 def _once(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings, the first of each subject: an artefact and its list name the same file inside."""
+    """One finding for each subject: an artefact, its list and a changed source file name the same file inside."""
     kept: dict[str, Finding] = {}
     for finding in findings:
-        kept.setdefault(finding.subject, finding)
+        first = kept.setdefault(finding.subject, finding)
+        if finding.text not in first.text:
+            text = f"{first.text}; {finding.text}"
+            kept[finding.subject] = Finding(finding.subject, text, first.details or finding.details)
     return list(kept.values())

@@ -150,7 +150,7 @@ def take_tree(source: str, commit: str | None, work: Path, programs: Programs) -
             name=NAME,
             title=TITLE,
             status="same",
-            summary=f"{tree} as it is: {len(changed)} files differ from the commit" if commit else f"{tree} as it is",
+            summary=f"{tree} as it is; files changed since the manifest's commit: {len(changed)}",
             inputs={"source": source, "tree": digest, "commit of the manifest": commit or "none"},
             findings=tuple(Finding(name, "differs from the manifest's commit") for name in named),
             notes=tuple(notes),

@@ -54,7 +54,9 @@ class LockedInputs:
         """What is not in the cache."""
         place = cache()
         packages = [item for item in self.packages if not is_cached(item, place)]
-        wheels = [item for lock in self.wheels for item in lock.wheels if not _is_whole(wheel_path(item, place), item.size)]
+        wheels = [
+            item for lock in self.wheels for item in lock.wheels if not _is_whole(wheel_path(item, place), item.size)
+        ]
         return (*packages, *wheels)
 
 
@@ -147,7 +149,7 @@ def _fetch(
         named = ", ".join(str(getattr(item, "deb", None) or getattr(item, "filename", "")) for item in missing[:_NAMED])
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise InputsUnavailableError(
-            f"inputs unavailable: {named}{more} are not in the cache, and nothing may be fetched",
+            f"inputs unavailable: not in the cache, and nothing may be fetched: {named}{more}",
             hint="leave --offline out, or bring a populated cache (CHRYSALIS_HOME)",
         )
     asyncio.run(_bring(request, locked, progress))

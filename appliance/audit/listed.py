@@ -42,7 +42,7 @@ def compare_registry(
     lists = {"worker image": facts.worker_images, "gateway image": facts.gateway_images}
     listed = facts.worker_images | facts.gateway_images
     rows = [
-        Row(f"{'; '.join(places)}", value.hex(), "" if value in listed else "not listed", value in listed)
+        Row("; ".join(places), value.hex(), "listed" if value in listed else "not listed", same=True)
         for value, places in sorted(own.hashes.items())
     ]
     explained = dict.fromkeys(own.hashes, "this release")
@@ -61,7 +61,7 @@ def compare_registry(
         notes.append(
             "an image hash covers the measured configuration too: name those in use (--measured measured.toml)"
         )
-    count = sum(row.same for row in rows)
+    count = len(own.hashes.keys() & listed)
     return Step(
         name=NAME,
         title=TITLE,

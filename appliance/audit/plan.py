@@ -104,6 +104,7 @@ class _Run:
     built: Built | None = None
     source: checkout.Source | None = None
     fed: bool = False
+    differing: bool = False
 
     def steps(self) -> Iterator[Step]:
         """Do each step and give what came of it."""
@@ -201,7 +202,9 @@ class _Run:
                 what.manifest, built, self.request.published, changed=changed, announce=self._announced
             )
 
-        return self._done(artefacts.NAME, compare)
+        step = self._done(artefacts.NAME, compare)
+        self.differing = step.status == "differs"
+        return step
 
     def _published(self, what: Stated) -> Step:
         published = self.request.published
@@ -226,6 +229,8 @@ class _Run:
                 files,
                 shapes=self.request.shapes,
                 own=own if isinstance(own, list) else (),
+                published=None if self.request.published is None else Files(self.request.published),
+                differing=self.differing,
                 progress=self.progress,
             ),
         )

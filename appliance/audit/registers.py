@@ -8,6 +8,7 @@ the difference.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from appliance.audit.errors import UncheckedError
@@ -104,6 +105,8 @@ def recompute(
     *,
     shapes: Sequence[str] = (),
     own: Iterable[Any] = (),
+    published: Files | None = None,
+    differing: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> Step:
     """Compute every register set of a manifest again.
@@ -113,6 +116,8 @@ def recompute(
         files: The rebuilt release.
         shapes: Only sets of these shapes; empty for all.
         own: The sets that the rebuilt commit's own manifest states, as plain values.
+        published: The release's files as they were published, which say which event differs where the files do.
+        differing: Whether the artefacts differ from the manifest's.
         progress: Told each set.
 
     Raises:
@@ -148,7 +153,8 @@ def recompute(
         more = sorted(prediction.registers.keys() - entry.values.keys())
         if more:
             notes.append(f"{name}: the manifest leaves out {', '.join(more)}, which can be predicted")
-        findings += _differences(entry, prediction, theirs.get(_key(entry.model_dump())))
+        words = _Words(entry, prediction, theirs.get(_key(entry.model_dump())), published, differing=differing)
+        findings += words.findings()
     same = sum(row.same for row in rows)
     summary = f"{same} of {len(rows)} values in {len(sets)} sets are what such machines measure"
     if unanswered and not findings:
@@ -180,22 +186,64 @@ def sentences(explanation: Explanation) -> Iterator[tuple[str, str]]:
         yield finding.register, text
 
 
-def _differences(entry: Registers, prediction: Prediction, own: Mapping[str, str] | None) -> Iterator[Finding]:
-    values = {name: bytes.fromhex(value) for name, value in entry.values.items()}
-    explained: dict[str, str] = {}
-    try:
-        for register, text in sentences(explain(prediction, values)):
-            explained.setdefault(register, text)
-    except MeasurementError as error:
-        explained = dict.fromkeys(values, error.message)
-    for register, stated in _sorted(entry):
-        seen = prediction.registers.get(register)
-        if seen is None or seen.value.hex() == stated:
-            continue
-        text = f"the manifest says {stated}, such a machine measures {seen.value.hex()}"
-        if own is not None and own.get(register) == stated:
-            text += "; the rebuilt commit's own predictor says what the manifest says, so the predictor changed since"
-        yield Finding(f"{register} of {set_name(entry)}", text, explained.get(register, ""))
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What is said of the registers of one set that are not as stated.
+
+    Attributes:
+        entry: The set.
+        prediction: What such a machine measures.
+        own: What the rebuilt commit's own predictor said.
+        published: The published files.
+        differing: Whether the artefacts differ.
+    """
+
+    entry: Registers
+    prediction: Prediction
+    own: Mapping[str, str] | None
+    published: Files | None
+    differing: bool
+
+    def findings(self) -> Iterator[Finding]:
+        """One finding for each."""
+        wrong = [
+            (register, stated, seen.value.hex())
+            for register, stated in _sorted(self.entry)
+            if (seen := self.prediction.registers.get(register)) is not None and seen.value.hex() != stated
+        ]
+        why = self._reasons() if wrong else {}
+        for register, stated, seen in wrong:
+            text = f"the manifest says {stated}, such a machine measures {seen}"
+            if self.own is not None and self.own.get(register) == stated and not self.differing:
+                text += "; that commit's own predictor says what the manifest says: predictors changed since"
+            yield Finding(f"{register} of {set_name(self.entry)}", text, why.get(register, ""))
+
+    def _reasons(self) -> dict[str, str]:
+        """By register: the event that differs, for certain where both sides' files are at hand."""
+        found: dict[str, str] = {}
+        try:
+            if self.published is not None:
+                found = dict(self._events(predict_set(self.entry, self.published)))
+            if self.differing:
+                return {**dict.fromkeys(self.entry.values, "it follows from the artefacts that differ"), **found}
+            values = {name: bytes.fromhex(value) for name, value in self.entry.values.items()}
+            for register, text in sentences(explain(self.prediction, values)):
+                found.setdefault(register, text)
+        except MeasurementError as error:
+            return {**dict.fromkeys(self.entry.values, error.message), **found}
+        return found
+
+    def _events(self, published: Prediction) -> Iterator[tuple[str, str]]:
+        """Where the published files give the stated value: the first event that the rebuilt ones change."""
+        for name, register in published.registers.items():
+            rebuilt = self.prediction.registers.get(name)
+            if rebuilt is None or self.entry.values.get(name) != register.value.hex():
+                continue
+            for position, (one, two) in enumerate(zip_longest(register.events, rebuilt.events)):
+                if one is None or two is None or one.digest != two.digest:
+                    event = one or two
+                    yield name, f"event {position} differs first: {event.name} ({event.source})" if event else ""
+                    break
 
 
 def _sorted(entry: Registers) -> list[tuple[str, str]]:

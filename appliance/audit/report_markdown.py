@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from appliance.audit.outcome import Step
     from appliance.audit.plan import Audit
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
+_MARKUP = re.compile(r"([\\`*_\[\]<>#|~])")
 _FENCE = re.compile(r"`{3,}")
 
 

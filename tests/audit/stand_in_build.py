@@ -1,4 +1,4 @@
-"""A build that takes no minutes: the command line of the stand-in checkout, which the audit runs as it would the real one.
+"""A build that takes no minutes: the command line of the stand-in checkout, which audits run like the real one.
 
 What it makes is a function of the checkout's files, as an image is: a list of files, a root, an image that names the
 root's hash, a disk that holds both. Copied to ``appliance/cli/__main__.py`` of a repository of its own.
@@ -88,7 +88,7 @@ def main() -> None:
         "locks": {path.name: digest(path.read_bytes()) for path in locks},
     }
     (output / "manifest.json").write_text(json.dumps(manifest))
-    print(json.dumps({"ok": True, "directory": str(output)}))
+    sys.stdout.write(json.dumps({"ok": True, "directory": str(output)}) + "\n")
 
 
 main()

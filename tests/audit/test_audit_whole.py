@@ -56,7 +56,7 @@ def test_one_changed_source_line_is_named_as_the_file_in_the_image(release: Rele
         assert done.verdict.exit_status == 1
         assert done.verdict.line.startswith(f"differs: {IN_IMAGE}")
         artefacts = done.step("artefacts")
-        assert [finding.subject for finding in artefacts.findings][0] == IN_IMAGE
+        assert artefacts.findings[0].subject == IN_IMAGE
         assert WORKER in artefacts.findings[0].text
         assert done.step("source").facts["changed"] == [WORKER]
         assert done.step("registers").status == "differs"
