@@ -25,7 +25,13 @@ RegisterName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{1,15}[0-9
 class Part(BaseModel):
     """What every table of a manifest is: unknown keys are refused, nothing changes after it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        protected_namespaces=(),
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class Artefact(Part):
