@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from measurements import mrtd, tdvf, tdx_firmware, tdx_rtmr0, tdx_rtmr1, tdx_rtmr2, uki
+from measurements.boot_options import boot_variables
 from measurements.errors import ArtefactError, MeasurementError
 from measurements.prediction import PredictedEvent, Prediction, Register
 from measurements.tpm import _check_predictable as check_predictable
@@ -90,8 +91,8 @@ class _Machine:
         return tdx_firmware.layout(self.shape.firmware.version if self.shape.firmware else None)
 
     @cached_property
-    def features(self) -> tdx_firmware.Features:
-        return tdx_firmware.features(self.firmware)
+    def build(self) -> tdx_firmware.Build:
+        return tdx_firmware.build(self.firmware)
 
     @cached_property
     def image(self) -> uki.Uki:
@@ -116,23 +117,16 @@ class _Machine:
             self.firmware,
             self.parsed,
             layout=self.layout,
-            features=self.features,
+            build=self.build,
             memory=self.memory,
             acpi=acpi,
-            boot_options=self._boot_options(),
+            boot=boot_variables(self.shape.boot, self.build.programs),
         )
-
-    def _boot_options(self) -> tuple[tuple[int, bytes], ...]:
-        if self.shape.boot == "direct":
-            return ((0, tdx_rtmr0.FIRMWARE_MENU),)
-        raise MeasurementError("boot options of a disk boot")
 
     def _rtmr1(self) -> tuple[PredictedEvent, ...]:
         plain = self._plain()
         if plain is not None:
-            return tdx_rtmr1.kernel_events(
-                plain, self.layout, self.features, qemu=self.qemu.numbers, memory=self.memory
-            )
+            return tdx_rtmr1.kernel_events(plain, self.layout, self.build, qemu=self.qemu.numbers, memory=self.memory)
         image = self.artefacts.need("image", "RTMR1")
         if self.shape.boot == "direct":
             return tdx_rtmr1.direct_events(image, self.image, self.layout)

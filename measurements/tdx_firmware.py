@@ -1,42 +1,42 @@
 """What a TDX firmware measures and in which order, as far as builds of EDK II differ.
 
 In: the firmware's version as its shape states it, and the file. Out: :class:`Layout` (from the version: nothing in the
-file says in which order it measures) and :class:`Features` (from the file itself).
+file says in which order it measures) and :class:`Build` (from the file itself).
 
 Sources: EDK II ``OvmfPkg/Tcg/TdTcg2Dxe`` with commit efaf8931bbfa, first in stable202411 (the second separator moved
 from RTMR0 to RTMR1); commits 2eac71a1e, cd76265f1 and 9d9e3a2ba, first in stable202505 (QEMU's settings, SMBIOS and a
-second boot option in RTMR0); pull request 10628 (``etc/boot/kernel``). Packing of firmware volumes: UEFI Platform
-Initialization Specification 1.8, volume 3, section 3.2.5 (a GUID-defined section).
+second boot option in RTMR0); pull request 10628 (``etc/boot/kernel``).
 """
 
 from __future__ import annotations
 
-import lzma
 import re
-import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from uuid import UUID
 
+from measurements.boot_options import MENU, SHELL
 from measurements.errors import ArtefactError, MeasurementError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-MAX_UNPACKED = 64 * 1024**2
-"""Most bytes that all packed volumes of one firmware may have; usual ones have 12 to 16 MiB."""
+from measurements.firmware_volume import SECTION_NAME, File, Section, Volume, unpack
 
 KNOWN_SINCE = (2024, 2)
 SEPARATED_SINCE = (2024, 11)
 SETTINGS_SINCE = (2025, 5)
 
 _VERSION = re.compile(r"(20[0-9]{2})\.([0-9]{2})(?![0-9])")
-_LZMA = UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf").bytes_le
 _SECURE_BOOT = UUID("f0e6a44f-7195-41c3-ac64-54f202cd0a21").bytes_le
 """SecureBootConfigDxe, part of exactly the builds that know secure boot."""
 _NAMED_FILES = b"etc/boot/"
-_DATA_OFFSET = 16  # in a GUID-defined section, counted from its GUID
-_COMMON_HEADER = 4
+_APPLICATION = 0x09  # EFI_FV_FILETYPE_APPLICATION
+
+
+def _program(name: UUID, title: str) -> File:
+    return File(name, _APPLICATION, (Section(SECTION_NAME, 0, title.encode("utf-16-le") + b"\0\0"),))
+
+
+USUAL_PROGRAMS = Volume(
+    b"", UUID("7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1"), (_program(MENU, "UiApp"), _program(SHELL, "Shell"))
+)
+"""What boot options of OVMF's builds for several platforms point to (``OvmfPkgX64.fdf``, FV.DXEFV)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,19 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
+class Build:
     """What is in a build.
 
     Attributes:
         secure_boot: Whether it knows secure boot; then its variable exists, set or not.
         named_kernel: Whether it looks for ``etc/boot/kernel``.
+        programs: The volume that its menu is in, which boot options point to; :data:`USUAL_PROGRAMS` where the file
+            holds none that can be read.
     """
 
     secure_boot: bool
     named_kernel: bool
+    programs: Volume
 
 
 def layout(version: str | None) -> Layout:
@@ -89,51 +92,18 @@ def layout(version: str | None) -> Layout:
     return Layout(number >= SEPARATED_SINCE, number >= SETTINGS_SINCE)
 
 
-def features(firmware: bytes) -> Features:
-    """Look into a firmware's volumes, packed ones too.
-
-    Raises:
-        ArtefactError: A packed volume that does not unpack, or packed volumes of more than :data:`MAX_UNPACKED`.
-    """
-    secure_boot = named_kernel = False
-    for volume in (firmware, *_unpacked(firmware)):
-        secure_boot = secure_boot or _SECURE_BOOT in volume
-        named_kernel = named_kernel or _NAMED_FILES in volume
-    return Features(secure_boot, named_kernel)
-
-
-def _unpacked(firmware: bytes) -> Iterator[bytes]:
-    left = MAX_UNPACKED
-    place = firmware.find(_LZMA)
-    while place >= 0:
-        start = place - _COMMON_HEADER
-        head = firmware[place + _DATA_OFFSET : place + _DATA_OFFSET + 2]
-        # The GUID also stands in the code that unpacks: there it is followed by anything.
-        if start >= 0 and len(head) == 2 and _is_section(firmware, start):
-            (offset,) = struct.unpack("<H", head)
-            volume = _lzma(firmware[start + offset : start + _size(firmware, start)], left)
-            left -= len(volume)
-            yield volume
-        place = firmware.find(_LZMA, place + 1)
-
-
-def _is_section(firmware: bytes, start: int) -> bool:
-    offset = int.from_bytes(firmware[start + 20 : start + 22], "little")
-    return firmware[start + 3] == 0x02 and 24 <= offset < _size(firmware, start) <= len(firmware) - start
-
-
-def _size(firmware: bytes, start: int) -> int:
-    return int.from_bytes(firmware[start : start + 3], "little")
-
-
-def _lzma(packed: bytes, most: int) -> bytes:
-    machine = lzma.LZMADecompressor(format=lzma.FORMAT_ALONE, memlimit=2 * MAX_UNPACKED)
+def build(firmware: bytes) -> Build:
+    """Look into a firmware's volumes, packed ones too."""
     try:
-        volume = machine.decompress(packed, max_length=most + 1)
-    except lzma.LZMAError as error:
-        raise ArtefactError(
-            f"firmware with a packed volume of {len(packed)} bytes that does not unpack: {error}"
-        ) from None
-    if len(volume) > most:
-        raise ArtefactError(f"firmware whose packed volumes have more than {MAX_UNPACKED} bytes")
-    return volume
+        unpacked = unpack(firmware)
+    except ArtefactError:  # nothing packed that firmware could unpack: all there is stands in the file itself
+        contents, programs = [firmware], USUAL_PROGRAMS
+    else:
+        volumes = (unpacked.pei, unpacked.dxe)  # builds for TDX alone have both halves of the later phase here
+        contents = [firmware, *(volume.content for volume in volumes)]
+        programs = next((volume for volume in volumes if volume.file(MENU)), volumes[-1])
+    return Build(
+        any(_SECURE_BOOT in content for content in contents),
+        any(_NAMED_FILES in content for content in contents),
+        programs,
+    )

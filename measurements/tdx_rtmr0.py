@@ -13,9 +13,7 @@ UEFI 2.10, section 38.4.1 (a TPM's registers 1 and 7).
 from __future__ import annotations
 
 import hashlib
-import struct
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 from measurements import acpi as tables
 from measurements import efi_variables, td_hob, tdvf
@@ -28,22 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from measurements.acpi import AcpiTables
+    from measurements.boot_options import BootVariable
     from measurements.prediction import Input
-    from measurements.tdx_firmware import Features, Layout
+    from measurements.tdx_firmware import Build, Layout
 
 SEPARATOR: Final = bytes(4)
 ACPI_INPUTS: Final[tuple[Input, ...]] = ("devices", "vcpus", "memory", "machine", "qemu", "acpi")
 """What moves ACPI tables, most usual first."""
-FIRMWARE_MENU: Final = (
-    struct.pack("<IH", 0x109, 44)  # active, hidden, an application; length of the device path
-    + "UiApp\0".encode("utf-16-le")
-    + struct.pack("<BBH", 4, 7, 20)  # media: firmware volume
-    + UUID("7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1").bytes_le
-    + struct.pack("<BBH", 4, 6, 20)  # media: firmware file
-    + UUID("462caa21-7614-4503-836e-8ab6f4662331").bytes_le
-    + struct.pack("<BBH", 0x7F, 0xFF, 4)
-)
-"""Boot option that firmware makes of its own menu (UEFI 2.10, section 3.1.3, EFI_LOAD_OPTION)."""
 _FILES: Final[Mapping[str, str]] = {tables.RSDP_FILE: "ACPI root pointer", tables.TABLES_FILE: "ACPI tables"}
 
 
@@ -57,10 +46,10 @@ def events(
     parsed: tdvf.Tdvf,
     *,
     layout: Layout,
-    features: Features,
+    build: Build,
     memory: int,
     acpi: AcpiTables,
-    boot_options: Sequence[tuple[int, bytes]],
+    boot: Sequence[BootVariable],
 ) -> tuple[PredictedEvent, ...]:
     """Events of RTMR0.
 
@@ -68,10 +57,10 @@ def events(
         firmware: The file.
         parsed: Its TDX metadata.
         layout: The order in which it measures.
-        features: What is in it.
+        build: What is in it.
         memory: Size of the machine's memory, in bytes.
         acpi: What QEMU hands over for the machine.
-        boot_options: Number and value (``EFI_LOAD_OPTION``) of every boot option in the boot order.
+        boot: Variables of the boot manager, in the order of measuring.
 
     Raises:
         ArtefactError: Firmware or tables are not what they have to be.
@@ -96,10 +85,10 @@ def events(
             "the firmware file's section of variables, as it stands",
             *("firmware", "firmware variables"),
         ),
-        *_settings(variables, features),
+        *_settings(variables, build),
         separator(),
         *acpi_events(acpi),
-        *_boot_variables(boot_options),
+        *_boot_variables(boot),
         *second,
     )
 
@@ -130,24 +119,20 @@ def acpi_events(acpi: AcpiTables) -> tuple[PredictedEvent, ...]:
     )
 
 
-def _settings(variables: bytes, features: Features) -> tuple[PredictedEvent, ...]:
+def _settings(variables: bytes, build: Build) -> tuple[PredictedEvent, ...]:
     store = parse_store(variables)
-    if features.secure_boot and store.secure_boot:
+    if build.secure_boot and store.secure_boot:
         raise MeasurementError(
             "firmware enforces secure boot: which key admitted the image is measured here too, and is not predicted"
         )
     return tuple(
         event(content, f"variable {name}", f"name and value of the variable {name}", "firmware variables", "firmware")
-        for name, content in efi_variables.secure_boot_events(store, known=features.secure_boot)
+        for name, content in efi_variables.secure_boot_events(store, known=build.secure_boot)
     )
 
 
-def _boot_variables(options: Sequence[tuple[int, bytes]]) -> tuple[PredictedEvent, ...]:
-    order = b"".join(number.to_bytes(2, "little") for number, _ in options)
-    return (
-        event(order, "boot order", "the variable BootOrder, two bytes for each option", "boot", "devices", "firmware"),
-        *(
-            event(value, f"boot option {number}", f"the variable Boot{number:04X}", "boot", "devices", "firmware")
-            for number, value in options
-        ),
+def _boot_variables(boot: Sequence[BootVariable]) -> tuple[PredictedEvent, ...]:
+    return tuple(
+        event(item.data, item.name, f"value of the variable {item.variable}", "boot", "devices", "firmware")
+        for item in boot
     )

@@ -20,7 +20,8 @@ from measurements.tpm import CALLING
 
 if TYPE_CHECKING:
     from measurements.artefacts import PlainKernel
-    from measurements.tdx_firmware import Features, Layout
+    from measurements.prediction import Input
+    from measurements.tdx_firmware import Build, Layout
     from measurements.uki import Uki
 
 LEAVING = b"Exit Boot Services Invocation"
@@ -56,14 +57,14 @@ def direct_events(image: bytes, parsed: Uki, layout: Layout) -> tuple[PredictedE
 
 
 def kernel_events(
-    plain: PlainKernel, layout: Layout, features: Features, *, qemu: tuple[int, ...], memory: int
+    plain: PlainKernel, layout: Layout, build: Build, *, qemu: tuple[int, ...], memory: int
 ) -> tuple[PredictedEvent, ...]:
     """Events of a machine to which QEMU hands a plain kernel.
 
     Args:
         plain: Kernel, initrd and command line.
         layout: The order in which firmware measures.
-        features: What is in the firmware.
+        build: What is in the firmware.
         qemu: Version as numbers.
         memory: Size of the machine's memory, in bytes.
 
@@ -71,30 +72,33 @@ def kernel_events(
         ArtefactError: No kernel that firmware can start.
         MeasurementError: QEMU would refuse initrd or command line.
     """
-    if linux_boot.header_is_filled_in(qemu, firmware_takes_named=features.named_kernel):
-        size = None if plain.initrd is None else len(plain.initrd)
-        content = linux_boot.filled_in(plain.kernel, initrd_size=size, command_line=plain.command_line, memory=memory)
-        kernel = PredictedEvent(
-            authenticode.digest(content, _BANK),
-            "kernel",
-            "Authenticode digest of the kernel with its header filled in by QEMU",
-            ("kernel", "qemu", "memory", "initrd"),
-        )
-    else:
-        kernel = PredictedEvent(
-            authenticode.digest(plain.kernel, _BANK), "kernel", "Authenticode digest of the kernel", ("kernel", "qemu")
-        )
+    if not linux_boot.header_is_filled_in(qemu, firmware_takes_named=build.named_kernel):
+        source = "Authenticode digest of the kernel"
+        digest = authenticode.digest(plain.kernel, _BANK)
+        return started(PredictedEvent(digest, "kernel", source, ("kernel", "qemu")), layout)
+    size = None if plain.initrd is None else len(plain.initrd)
+    content = linux_boot.filled_in(plain.kernel, initrd_size=size, command_line=plain.command_line, memory=memory)
+    source = "Authenticode digest of the kernel with its header filled in by QEMU"
+    inputs: tuple[Input, ...] = ("kernel", "qemu", "memory", "initrd")
+    return started(PredictedEvent(authenticode.digest(content, _BANK), "kernel", source, inputs), layout)
+
+
+def started(kernel: PredictedEvent, layout: Layout) -> tuple[PredictedEvent, ...]:
+    """Events of a machine to which QEMU hands a kernel of that digest."""
     return (kernel, *_calling(layout), *_leaving())
 
 
 def _image(image: bytes) -> PredictedEvent:
     source = "Authenticode digest of the unified kernel image"
-    return PredictedEvent(authenticode.digest(image, _BANK), "image", source, ("image",))
+    moved: tuple[Input, ...] = ("image", "kernel", "initrd", "command line")
+    return PredictedEvent(authenticode.digest(image, _BANK), "image", source, moved)
 
 
 def _inner_kernel(parsed: Uki) -> PredictedEvent:
     source = "Authenticode digest of the image's section .linux"
-    return PredictedEvent(authenticode.digest(parsed.sections[".linux"], _BANK), "kernel", source, ("image",))
+    # Where secure boot is on, the stub starts it past the firmware's checks, and so past its measurement.
+    moved: tuple[Input, ...] = ("kernel", "firmware variables")
+    return PredictedEvent(authenticode.digest(parsed.sections[".linux"], _BANK), "kernel", source, moved)
 
 
 def _calling(layout: Layout) -> tuple[PredictedEvent, ...]:
