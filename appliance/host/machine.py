@@ -12,14 +12,14 @@ user network without an option ROM, a serial port, and a control socket. Disks a
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from appliance.host.errors import MachineError
+from appliance.host.machine_devices import gpu_options
+from appliance.host.machine_platform import platform_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,6 @@ MIN_MEMORY_MIB = 512
 MAX_MEMORY_MIB = 16 << 20
 MAX_CPUS = 512
 QEMU = "qemu-system-x86_64"
-QGS_VSOCK = {"type": "vsock", "cid": "2", "port": "4050"}
-"""The host's quote generation service where Intel's packages put it."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 Accelerator = Literal["auto", "kvm", "tcg"]
@@ -123,6 +121,14 @@ class Machine:
         tpm: Whether a TPM is emulated.
         protection: ``tdx`` or ``snp`` on hosts that really have it.
         config_digest: 32 bytes that a protected launch carries for the guest to compare.
+        cpu: Processor model; None: the host's, ``max`` under emulation, EPYC-v4 for SEV-SNP.
+        machine_type: Machine type; ``q35`` is the newest that the installed QEMU has.
+        machine_options: Further properties of it.
+        network: Whether there is a network card.
+        gpus: PCI addresses of the host's GPUs that are passed through, each behind a root port of its own.
+        devices: Further devices as ``-device`` takes them, after all others.
+        stands_in: Started under emulation and without protection, with stand-ins for the GPUs, so that QEMU builds the
+            tables of the machine described (``appliance.host.acpi_capture``); such a machine serves nobody.
         extra: Further arguments, at the end, as they are.
     """
 
@@ -142,6 +148,13 @@ class Machine:
     tpm: bool = True
     protection: Protection = "none"
     config_digest: bytes = b""
+    cpu: str | None = None
+    machine_type: str = "q35"
+    machine_options: tuple[str, ...] = ()
+    network: bool = True
+    gpus: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    stands_in: bool = False
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -163,9 +176,11 @@ class Machine:
             raise MachineError("a forward names a port outside 1 to 65535")
         if len(set(guests)) != len(guests) or len(set(hosts)) != len(hosts):
             raise MachineError("two forwards name the same port")
-        if self.protection != "none" and self.accel == "tcg":
+        if self.stands_in and self.accel != "tcg":
+            raise MachineError(f"a machine that stands in for another one is emulated, not run by {self.accel}")
+        if self.protection != "none" and self.accel == "tcg" and not self.stands_in:
             raise MachineError(f"{self.protection} needs KVM; emulation protects nothing")
-        if self.protection != "none" and len(self.config_digest) != 32:
+        if self.protection != "none" and len(self.config_digest) != 32 and not self.stands_in:
             raise MachineError(
                 f"a {self.protection} launch needs the measured configuration's digest",
                 hint="the guest refuses to start where launch and configuration differ",
@@ -198,9 +213,9 @@ def qemu_command(machine: Machine) -> list[str]:
         )
     command = [QEMU, "-name", f"guest={machine.name}", "-no-user-config", "-nodefaults", "-display", "none"]
     command += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    command += [*_platform(machine), "-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M", "-no-reboot"]
+    command += [*platform_options(machine), "-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M", "-no-reboot"]
     command += _firmware(machine)
-    if machine.boot == "direct":
+    if machine.boot == "direct" and not machine.stands_in:  # a kernel is in no table
         command += ["-kernel", str(machine.image / "chrysalis.efi")]
     if machine.tpm and machine.protection == "none":
         command += ["-chardev", f"socket,id=tpm-control,path={FILES.tpm_socket}"]
@@ -208,7 +223,12 @@ def qemu_command(machine: Machine) -> list[str]:
     command += ["-device", _virtio(machine, "virtio-rng-pci")]
     for volume in volumes(machine):
         command += _disk(machine, volume)
-    command += ["-netdev", _network(machine), "-device", _virtio(machine, "virtio-net-pci", "netdev=net", "romfile=")]
+    if machine.network:
+        card = _virtio(machine, "virtio-net-pci", "netdev=net", "romfile=")
+        command += ["-netdev", _network(machine), "-device", card]
+    command += gpu_options(machine)
+    for device in machine.devices:
+        command += ["-device", device]
     command += ["-chardev", f"file,id=console,path={FILES.console}", "-serial", "chardev:console"]
     command += ["-chardev", f"socket,id=control,path={FILES.control},server=on,wait=off"]
     command += ["-mon", "chardev=control,mode=control"]
@@ -241,35 +261,6 @@ def shown(command: Sequence[str], directory: Path | None = None) -> str:
     """A command as a shell takes it, to be repeated word for word."""
     text = shlex.join(command)
     return f"cd {shlex.quote(str(directory))} && {text}" if directory else text
-
-
-def _platform(machine: Machine) -> list[str]:
-    """Machine type, accelerator, processor, and the protected guest's object."""
-    if machine.protection == "tdx":
-        # QEMU 10.1: docs/system/i386/tdx.rst. MRCONFIGID has 48 bytes: the digest, then zeros.
-        guest = {
-            "qom-type": "tdx-guest",
-            "id": "tdx",
-            "mrconfigid": base64.b64encode(machine.config_digest.ljust(48, b"\0")).decode(),
-            "quote-generation-socket": QGS_VSOCK,
-        }
-        return [
-            *("-object", json.dumps(guest, separators=(",", ":"))),
-            *("-machine", "q35,accel=kvm,smm=off,hpet=off,kernel-irqchip=split,confidential-guest-support=tdx"),
-            *("-cpu", "host"),
-        ]
-    if machine.protection == "snp":
-        # QEMU 9.1: docs/system/i386/amd-memory-encryption.rst. Policy 0x30000: SMT allowed, debugging not.
-        digest = base64.b64encode(machine.config_digest).decode()
-        hashes = ",kernel-hashes=on" if machine.boot == "direct" else ""
-        return [
-            *("-object", f"memory-backend-memfd,id=ram,size={machine.memory_mib}M,share=true,prealloc=false"),
-            "-object",
-            f"sev-snp-guest,id=snp,cbitpos=51,reduced-phys-bits=1,policy=0x30000,host-data={digest}{hashes}",
-            *("-machine", "q35,accel=kvm,smm=off,vmport=off,confidential-guest-support=snp,memory-backend=ram"),
-            *("-cpu", "EPYC-v4"),
-        ]
-    return ["-machine", f"q35,accel={machine.accel},smm=off", "-cpu", "host" if machine.accel == "kvm" else "max"]
 
 
 def _firmware(machine: Machine) -> list[str]:

@@ -58,14 +58,27 @@ def qemu_version() -> tuple[int, int]:
         MissingProgramError: There is none.
         HostError: It says no version, or is older than 7.2.
     """
-    text = said_by("qemu-system-x86_64", "--version")
-    found = re.search(r"version (\d+)\.(\d+)", text)
+    major, minor, *_ = map(int, qemu_release("qemu-system-x86_64").split("."))
+    if (major, minor) < MIN_QEMU:
+        raise HostError(f"QEMU {major}.{minor}, expected 7.2 or newer", hint="Debian 12 and later have it")
+    return major, minor
+
+
+def qemu_release(program: str) -> str:
+    """The whole version of a QEMU, for example ``7.2.22``.
+
+    Args:
+        program: Its name, or where it is.
+
+    Raises:
+        MissingProgramError: It is not there.
+        HostError: It says no version.
+    """
+    text = said_by(program, "--version")
+    found = re.search(r"version (\d+\.\d+(?:\.\d+)?)", text)
     if found is None:
-        raise HostError(f"qemu-system-x86_64 --version says {text[:80]!r}, expected a version")
-    version = int(found[1]), int(found[2])
-    if version < MIN_QEMU:
-        raise HostError(f"QEMU {version[0]}.{version[1]}, expected 7.2 or newer", hint="Debian 12 and later have it")
-    return version
+        raise HostError(f"{program} --version says {text[:80]!r}, expected a version")
+    return found[1]
 
 
 def said_by(program: str, *arguments: str) -> str:
