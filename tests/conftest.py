@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytest_plugins = ["built_image"]
+
 # Tests assert behaviour, never time: a busy machine must not turn a slow example into a failure.
 settings.register_profile("chrysalis", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chrysalis")

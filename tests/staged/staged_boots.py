@@ -10,7 +10,7 @@ import secrets
 import shutil
 import struct
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
@@ -20,17 +20,19 @@ from appliance.host import launch, running
 from appliance.host.errors import LaunchError, NotReadyError
 from appliance.host.machine import STATUS_PORT, Configuration, Machine
 from appliance.host.readiness import get_bytes
-from appliance.lab.demo_guest import KERNEL_FAULT
-from attestation.evidence import parse_bundle
-from attestation.tpm.evidence import REGISTERS, parse_evidence
+from appliance.lab.demo_guest import HOST_FROM_GUEST, KERNEL_FAULT
+from appliance.lab.tpm_world import TpmWorld
+from attestation.reported import reported
 from measurements import pe
-from measurements.eventlog import Event, EventLog, parse_tcg2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-START_S = 280.0
+    from attestation.reported import Reported
+    from measurements.shape import Boot
+
+START_S = 600.0
 POLL_S = 1.0
 RESTARTS = 2
 EVIDENCE = "/v1/attestation?nonce=" + "5e" * 32
@@ -52,33 +54,6 @@ MEASURED: dict[str, Any] = {
 }
 OWNER: dict[str, Any] = {"address": "0:" + "22" * 32}
 HOST: dict[str, Any] = {"liteservers": [{"address": "10.0.2.2:1", "key": "AAAA"}]}
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a booted machine says of itself.
-
-    Attributes:
-        registers: Values of registers 0 to 15, by name.
-        log: Firmware's events, then those of the running system.
-    """
-
-    registers: dict[str, bytes]
-    log: EventLog
-
-    @classmethod
-    def of(cls, bundle: bytes) -> Evidence:
-        """Read a bundle as the status port gave it."""
-        evidence = parse_evidence(parse_bundle(bundle).quote)
-        assert evidence.logs is not None
-        firmware = parse_tcg2(evidence.logs.firmware)
-        system = tuple(
-            Event(item.register, 0xD, dict.fromkeys(("sha256",), item.digest), item.text.encode())
-            for item in evidence.logs.system
-        )
-        events = tuple(replace(event, digests={"sha256": event.digests["sha256"]}) for event in firmware.events)
-        values = {f"pcr{number}": value for number, value in zip(REGISTERS, evidence.registers, strict=True)}
-        return cls(values, EventLog(("sha256",), (*events, *system)))
 
 
 @dataclass(kw_only=True)
@@ -115,10 +90,11 @@ class Site:
         """The unified kernel image as it is now."""
         return (self.files / "chrysalis.efi").read_bytes()
 
-    def machine(self, boot: str) -> Machine:
-        """The machine that these files make."""
+    def machine(self, boot: str, authority: int) -> Machine:
+        """The machine that these files make; ``authority`` is the port of who certifies its TPM's key."""
+        host = HOST | {"attestation_ca": f"http://{HOST_FROM_GUEST}:{authority}"}
         texts = Configuration(
-            measured=tomli_w.dumps(self.measured), owner=tomli_w.dumps(OWNER), host=tomli_w.dumps(HOST)
+            measured=tomli_w.dumps(self.measured), owner=tomli_w.dumps(OWNER), host=tomli_w.dumps(host)
         )
         values: dict[str, Any] = {
             "name": f"staged-{secrets.token_hex(3)}",
@@ -129,7 +105,6 @@ class Site:
             "boot": boot,
             "configuration": texts,
             "model": self.model,
-            "restrict": True,
         }
         return Machine(**(values | self.options))
 
@@ -139,24 +114,27 @@ def config_digest(measured: dict[str, Any]) -> bytes:
     return MeasuredConfig.model_validate(measured).digest()
 
 
-async def boot(machine: Machine, tell: Callable[[str], None] = lambda _line: None) -> bytes:
-    """Start a machine, take its evidence, end it. Emulated kernels fault now and then: then it is started again.
+async def boot(site: Site, kind: Boot, tell: Callable[[str], None] = lambda _line: None) -> Reported:
+    """Start a machine, take what it reports, end it. Emulated kernels fault now and then: then it is started again.
 
     Raises:
         NotReadyError: No evidence within :data:`START_S`.
     """
-    for attempt in range(1 + RESTARTS):
-        vm = await launch.start(machine, tell=tell)
-        try:
-            return await _evidence(vm)
-        except LaunchError:
-            console = vm.console.read_text(errors="replace")
-            if attempt == RESTARTS or KERNEL_FAULT.search(console) is None:
-                raise
-            tell("the kernel faulted under emulation; once more")
-        finally:
-            await vm.stop(0)
-            await running.delete(vm)
+    world = TpmWorld(site.directory / "world")
+    async with world.serve() as authority:
+        machine = site.machine(kind, authority)
+        for attempt in range(1 + RESTARTS):
+            vm = await launch.start(machine, tell=tell, prepare_tpm=world.prepare_swtpm)
+            try:
+                return reported(await _evidence(vm))
+            except LaunchError:
+                faulted = KERNEL_FAULT.search(vm.console.read_text(errors="replace"))
+                if attempt == RESTARTS or faulted is None:
+                    raise
+                tell("the kernel faulted under emulation; once more")
+            finally:
+                await vm.stop(0)
+                await running.delete(vm)
     raise NotReadyError("no evidence")
 
 
@@ -166,11 +144,11 @@ async def _evidence(vm: launch.RunningVm) -> bytes:
         alive = vm.alive
         try:
             return await asyncio.to_thread(get_bytes, vm.forwards[STATUS_PORT], EVIDENCE, 60.0)
-        except NotReadyError:
+        except NotReadyError as error:
             if not alive:
                 raise LaunchError(f"the machine ended; it said:\n{vm.tail()}") from None
             if time.monotonic() > limit:
-                raise NotReadyError(f"no evidence within {START_S:g} s; it said:\n{vm.tail()}") from None
+                raise NotReadyError(f"no evidence: {error.message}; the machine said:\n{vm.tail()}") from None
         await asyncio.sleep(POLL_S)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ from appliance.lab.firmware_variables import added
 from appliance.lab.secure_boot import SecureBootKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from staged_boots import Site
 
+    from measurements.explanation import Explanation
     from measurements.prediction import Input
     from measurements.shape import Boot
 
@@ -42,6 +44,7 @@ class Change:
         prepare: Changes the machine before it starts.
         moves: Registers that it moves; none where it moves none of those that a machine of this kind has.
         cause: The input that has to be named; None where nothing moves.
+        shaped: What of the machine's shape is changed, as a shape file has it.
         other_firmware: Whether the unchanged machine has Debian 12's firmware.
     """
 
@@ -50,7 +53,13 @@ class Change:
     prepare: Callable[[Site], None]
     moves: frozenset[str]
     cause: Input | None
+    shaped: Mapping[str, object] = field(default_factory=dict)
     other_firmware: bool = False
+
+    @property
+    def needs_other_firmware(self) -> bool:
+        """Whether it takes the second firmware."""
+        return self.other_firmware or self.name == "firmware"
 
 
 def unchanged(_site: Site) -> None:
@@ -92,14 +101,15 @@ def _initrd(site: Site) -> None:
     site.replace("chrysalis.efi", boots.with_section(site.uki, ".initrd", held))
 
 
-def _firmware(site: Site) -> None:
+def with_other_firmware(site: Site) -> None:
+    """Debian 12's firmware, with its empty variables."""
     for name, path in zip(("OVMF_CODE.fd", "OVMF_VARS.fd"), OTHER_FIRMWARE, strict=True):
         site.replace(name, path.read_bytes())
 
 
 def _secure_boot(site: Site) -> None:
     keys = SecureBootKeys.new(dt.datetime.now(dt.UTC))
-    _firmware(site)
+    with_other_firmware(site)
     site.replace("OVMF_VARS.fd", added(OTHER_FIRMWARE[1].read_bytes(), keys.variables()))
     site.replace("chrysalis.efi", keys.sign(site.uki))
 
@@ -117,25 +127,64 @@ def _model(site: Site) -> None:
     site.model.write_bytes(b"another model".ljust(1 << 20, b"\0"))
 
 
+def judge(change: Change, found: Explanation) -> None:
+    """Hold an explanation by the log alone against the change that was made."""
+    assert found.log_refuted is None
+    assert found.unpredicted == {}
+    assert {item.register for item in found.findings} == change.moves
+    assert found.equal is (not change.moves)
+    for item in found.findings:
+        assert item.event
+        assert item.causes
+        assert all(cause.remedy for cause in item.causes)
+    if change.cause is None:
+        return
+    firsts = {item.causes[0].input for item in found.findings}
+    named = {cause.input for item in found.findings for cause in item.causes}
+    # Which of the things that tables are made of has moved them, the log does not tell: a candidate does.
+    assert change.cause in (named if change.shaped else firsts)
+
+
+def drawn(seed: int, count: str) -> tuple[Change, ...]:
+    """Changes at random.
+
+    Args:
+        seed: Of the draw.
+        count: How many, or ``all``.
+    """
+    if count == "all":
+        return CHANGES
+    return tuple(random.Random(seed).sample(CHANGES, min(int(count), len(CHANGES))))  # noqa: S311 - a draw for tests
+
+
 NOTHING: frozenset[str] = frozenset()
-IMAGE = frozenset({"pcr4", "pcr9", "pcr11"})
+IMAGE = frozenset({"pcr4", "pcr9", "pcr10", "pcr11"})
+SETTINGS = frozenset({"pcr1", "pcr10"})
+"""Register 10 holds the kernel's digest over registers 0 to 9: it moves whenever one of them does."""
 
 CONTROLS = (
     Change("nothing, from disk", "disk", unchanged, NOTHING, None),
     Change("nothing, direct", "direct", unchanged, NOTHING, None),
 )
 CHANGES = (
-    Change("memory", "disk", _memory, frozenset({"pcr1"}), "memory"),
-    Change("vcpus", "disk", _vcpus, frozenset({"pcr1"}), "vcpus"),
-    Change("device added", "disk", _device, frozenset({"pcr1"}), "devices"),
-    Change("machine version", "disk", _machine, frozenset({"pcr1"}), "machine"),
+    Change("memory", "disk", _memory, SETTINGS, "memory", {"memory_mib": MEMORY_MIB}),
+    Change("vcpus", "disk", _vcpus, SETTINGS, "vcpus", {"vcpus": VCPUS}),
+    Change("device added", "disk", _device, SETTINGS, "devices", {"devices": (ADDED_DEVICE,)}),
+    Change("machine version", "disk", _machine, SETTINGS, "machine", {"machine": MACHINE}),
     Change("smbios string", "disk", _string, NOTHING, None),
-    Change("smbios parameter", "disk", _parameter, frozenset({"pcr9", "pcr12"}), "command line"),
+    Change("smbios parameter", "disk", _parameter, frozenset({"pcr9", "pcr10", "pcr12"}), "command line"),
     Change("command line", "direct", _command_line, IMAGE, "command line"),
     Change("initrd", "direct", _initrd, IMAGE, "initrd"),
-    Change("firmware", "direct", _firmware, frozenset({"pcr0", "pcr7"}), "firmware"),
+    Change("firmware", "direct", with_other_firmware, frozenset({"pcr0", "pcr1", "pcr7", "pcr10"}), "firmware"),
     Change("configuration", "direct", _configuration, frozenset({"pcr14"}), "configuration"),
     Change("model, named by the configuration", "direct", _named_model, frozenset({"pcr14"}), "configuration"),
     Change("model volume", "direct", _model, NOTHING, None),
-    Change("secure boot", "direct", _secure_boot, frozenset({"pcr4", "pcr7"}), "firmware variables", True),
+    Change(
+        "secure boot",
+        "direct",
+        _secure_boot,
+        frozenset({"pcr4", "pcr7", "pcr10"}),
+        "firmware variables",
+        other_firmware=True,
+    ),
 )
