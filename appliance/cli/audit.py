@@ -56,6 +56,7 @@ def audit(
         Path | None,
         typer.Option("--network", "-n", help="Compare with this network's root contract.", dir_okay=False),
     ] = None,
+    root: Annotated[str | None, typer.Option(help="Root contract, if not the network file's own.")] = None,
     measured: Annotated[
         list[Path] | None,
         typer.Option(
@@ -116,7 +117,7 @@ def audit(
         shapes=tuple(shape or ()),
         known=_known(known or ()),
         configurations=_configurations(measured),
-        registry=None if network is None else asyncio.run(_registry(network)),
+        registry=None if network is None else asyncio.run(_registry(network, root)),
         machines=(*map(_bundle, bundle or ()), *map(_asked, host or ())),
         archives=None if offline else lambda: from_machine(archive),
         fallback=snapshot(snapshot_archive) if snapshot_archive else None,
@@ -196,7 +197,7 @@ def _asked(target: str) -> MachineEvidence:
         return MachineEvidence(target, None, error.message)
 
 
-async def _registry(network: Path) -> RegistryFacts | str:
+async def _registry(network: Path, root: str | None) -> RegistryFacts | str:
     """What the root contract lists; words where it cannot be read."""
     from appliance.chain.addresses import Address  # noqa: PLC0415 - only this needs a chain library
     from appliance.chain.registry import Registry  # noqa: PLC0415 - as above
@@ -205,7 +206,7 @@ async def _registry(network: Path) -> RegistryFacts | str:
     read_network(network)  # a file that is none is the caller's mistake, not the network's
     try:
         async with open_network(network) as (chain, config):
-            registry = Registry(chain, Address.parse(config.root_contract), is_test=config.is_test)
+            registry = Registry(chain, Address.parse(root or config.root_contract), is_test=config.is_test)
             state = await registry.refresh()
     except ChrysalisError as error:
         return error.message
