@@ -1,6 +1,6 @@
 """The files of a release: taken over from what mkosi wrote, the firmware beside them, each with its digest.
 
-In: mkosi's output directory and the firmware's package. Out: the release's directory.
+In: mkosi's output directory and the firmware's packages. Out: the release's directory.
 """
 
 from __future__ import annotations
@@ -30,15 +30,21 @@ INITRD_FILES = INITRD_LIST
 FIRMWARE_CODE = "OVMF_CODE.fd"
 FIRMWARE_VARIABLES = "OVMF_VARS.fd"
 FIRMWARE = "OVMF.fd"
+FIRMWARE_SNP = "OVMF.amdsev.fd"
 SBOM = "sbom.cdx.json"
 BUILT = (DISK, UKI, KERNEL, INITRD, ROOT, VERITY, ROOT_FILES, INITRD_FILES)
 """What mkosi makes, under the names of a release."""
 
-# Where Debian's ovmf package has them. 4M: the variant without Secure Boot, with a store for 4 MiB flash.
+FIRMWARE_LOCKS = ("firmware", "firmware-next")
+"""The locks that hold the packages with the guest's firmware."""
+# Where Debian's packages have them. 4M: the variant without Secure Boot, with a store for 4 MiB flash.
 _FIRMWARE_FILES = {
-    FIRMWARE_CODE: ("usr/share/OVMF/OVMF_CODE_4M.fd", True),
-    FIRMWARE_VARIABLES: ("usr/share/OVMF/OVMF_VARS_4M.fd", True),
-    FIRMWARE: ("usr/share/ovmf/OVMF.fd", False),
+    "ovmf": {
+        FIRMWARE_CODE: "usr/share/OVMF/OVMF_CODE_4M.fd",
+        FIRMWARE_VARIABLES: "usr/share/OVMF/OVMF_VARS_4M.fd",
+        FIRMWARE: "usr/share/ovmf/OVMF.fd",
+    },
+    "ovmf-amdsev": {FIRMWARE_SNP: "usr/share/ovmf/OVMF.amdsev.fd"},
 }
 
 
@@ -76,18 +82,32 @@ def take_over(built: Path, output: Path) -> None:
         (output / name).chmod(0o644)
 
 
-def take_firmware(package: Path, output: Path, scratch: Path, commands: Commands) -> None:
-    """Unpack the firmware's package and copy its files into the release's directory.
+def take_firmware(packages: Iterable[tuple[str, Path]], output: Path, scratch: Path, commands: Commands) -> None:
+    """Unpack the firmware's packages and copy their files into the release's directory.
+
+    Args:
+        packages: The packages' names and files.
+        output: The release's directory.
+        scratch: A directory to unpack into.
+        commands: Runs programs.
 
     Raises:
-        BuildError: The package does not hold them.
+        BuildError: The packages are not those that a release needs, or do not hold the files.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    commands.run(["dpkg-deb", "--extract", package, scratch])
-    for name, (inside, required) in _FIRMWARE_FILES.items():
-        source = scratch / inside
-        if source.is_file():
-            shutil.copyfile(source, output / name)
+    given = dict(packages)
+    if given.keys() != _FIRMWARE_FILES.keys():
+        raise BuildError(
+            f"the firmware locks name {', '.join(sorted(given)) or 'nothing'}, "
+            f"expected {', '.join(sorted(_FIRMWARE_FILES))}"
+        )
+    for package, file in sorted(given.items()):
+        place = scratch / package
+        place.mkdir(parents=True, exist_ok=True)
+        commands.run(["dpkg-deb", "--extract", file, place])
+        for name, inside in _FIRMWARE_FILES[package].items():
+            if not (place / inside).is_file():
+                raise BuildError(
+                    f"{package} ({file.name}) has no {inside}", hint="the firmware lock names another version"
+                )
+            shutil.copyfile(place / inside, output / name)
             (output / name).chmod(0o644)
-        elif required:
-            raise BuildError(f"{package.name} has no {inside}", hint="the firmware lock names another package")

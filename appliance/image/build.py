@@ -128,10 +128,9 @@ def build_image(
             made = work / "release"
             made.mkdir()
             artefacts.take_over(work / "output", made)
-            firmware = read_lock(request.source / "image/lock/firmware.json").packages
-            if len(firmware) != 1:
-                raise BuildError(f"the firmware lock names {len(firmware)} packages, expected one")
-            artefacts.take_firmware(deb_path(firmware[0], cache()), made, work / "firmware", commands)
+            locks = [read_lock(request.source / f"image/lock/{name}.json") for name in artefacts.FIRMWARE_LOCKS]
+            firmware = [(item.package, deb_path(item, cache())) for lock in locks for item in lock.packages]
+            artefacts.take_firmware(firmware, made, work / "firmware", commands)
             (made / artefacts.SBOM).write_bytes(sbom(request.profile, debug=request.debug, checkout=request.source))
             files = artefacts.describe_all(made, [path.name for path in made.iterdir()])
             manifest = make_manifest(

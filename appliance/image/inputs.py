@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from appliance.engine.progress import ignore_progress
+from appliance.image.artefacts import FIRMWARE_LOCKS
 from appliance.image.fetch import cache, fetch, is_cached
 from appliance.image.fetch_wheels import fetch_wheels
 from appliance.image.lock import read_lock
@@ -28,7 +29,7 @@ def packages(recipe: Recipe) -> list[LockedPackage]:
         LockFormatError: A lock is malformed or missing.
     """
     lock = recipe.source / "image" / "lock"
-    others = [read_lock(lock / f"{name}.json") for name in ("tools", "firmware")]
+    others = [read_lock(lock / f"{name}.json") for name in ("tools", *FIRMWARE_LOCKS)]
     others += [read_lock(lock / name) for name in recipe.content.locks if not name.startswith("wheels-")]
     return [item for part in (*recipe.locks, *others) for item in part.packages]
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from appliance.image.artefacts import FIRMWARE_LOCKS
 from appliance.image.errors import BuildError
 from appliance.image.lock import PackageLock, read_lock
 from appliance.image.lock_lists import PROFILES, read_list
@@ -100,7 +101,7 @@ class Recipe:
     @property
     def lock_names(self) -> tuple[str, ...]:
         """Every lock that decides the image, tools and firmware included."""
-        return tuple(sorted([*(lock.name for lock in self.locks), "firmware", "tools"]))
+        return tuple(sorted([*(lock.name for lock in self.locks), *FIRMWARE_LOCKS, "tools"]))
 
     @property
     def kernel(self) -> str:

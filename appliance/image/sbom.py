@@ -21,6 +21,7 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
 
+from appliance.image.artefacts import FIRMWARE_LOCKS
 from appliance.image.lock import read_lock
 from appliance.image.lock_index import LOCKS
 from appliance.image.lock_wheels import LockedWheel, read_wheel_lock
@@ -99,7 +100,8 @@ def sbom(profile: str, *, debug: bool = False, checkout: Path = CHECKOUT) -> byt
 def locked_parts(recipe: Recipe) -> tuple[Part, ...]:
     """The locks of an image and what each is for."""
     parts = [Part(lock.name, "image") for lock in recipe.locks]
-    parts += [Part("wheels-guest", "image"), Part("firmware", "firmware"), Part("tools", "build")]
+    parts += [Part("wheels-guest", "image"), Part("tools", "build")]
+    parts += [Part(name, "firmware") for name in FIRMWARE_LOCKS]
     if recipe.content.engine is not None:
         parts.append(Part(f"wheels-{recipe.content.engine.wheels}", "image"))
     for file in recipe.content.locks:  # what a profile's own programs read

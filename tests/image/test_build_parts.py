@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -137,7 +138,7 @@ def test_the_root_hash_is_the_command_lines() -> None:
 def test_locks_of_an_image_are_files_that_are_there() -> None:
     for profile in ("base", "engine-cpu", "engine-gpu"):
         names = lock_files(read_recipe(SOURCE, profile))
-        assert {"tools.json", "firmware.json", "base.json", "wheels-guest.json"} <= set(names)
+        assert {"tools.json", "firmware.json", "firmware-next.json", "base.json", "wheels-guest.json"} <= set(names)
         assert all((SOURCE / "image/lock" / name).is_file() for name in names), names
 
 
@@ -156,3 +157,40 @@ def test_the_source_is_named_by_its_commit_and_whether_it_was_changed(tmp_path: 
 
 def test_the_version_is_the_distributions() -> None:
     assert source_version(SOURCE).count(".") == 2
+
+
+def _package(directory: Path, name: str, *files: str) -> tuple[str, Path]:
+    """A package of the distribution's form that holds these files, each with its own name in it."""
+    tree = directory / name
+    (tree / "DEBIAN").mkdir(parents=True)
+    control = f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: a test\n"
+    (tree / "DEBIAN/control").write_text(control)
+    for file in files:
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        (tree / file).write_text(file)
+    made = directory / f"{name}.deb"
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", str(tree), str(made)], check=True, capture_output=True)
+    return name, made
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
+def test_the_firmware_of_every_kind_of_machine_is_taken(tmp_path: Path) -> None:
+    ovmf = ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd", "usr/share/ovmf/OVMF.fd")
+    packages = [
+        _package(tmp_path, "ovmf", *ovmf, "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"),
+        _package(tmp_path, "ovmf-amdsev", "usr/share/ovmf/OVMF.amdsev.fd"),
+    ]
+    output, commands = tmp_path / "output", Commands(lambda _: None, tmp_path / "log")
+    output.mkdir()
+    artefacts.take_firmware(packages, output, tmp_path / "scratch", commands)
+    assert {path.name: path.read_text() for path in output.iterdir()} == {
+        "OVMF_CODE.fd": ovmf[0],
+        "OVMF_VARS.fd": ovmf[1],
+        "OVMF.fd": ovmf[2],
+        "OVMF.amdsev.fd": "usr/share/ovmf/OVMF.amdsev.fd",
+    }
+    with pytest.raises(BuildError, match="the firmware locks name ovmf, expected ovmf, ovmf-amdsev"):
+        artefacts.take_firmware(packages[:1], output, tmp_path / "scratch", commands)
+    empty = [packages[0], _package(tmp_path / "e", "ovmf-amdsev", "usr/share/other")]
+    with pytest.raises(BuildError, match=r"ovmf-amdsev .*has no usr/share/ovmf/OVMF\.amdsev\.fd"):
+        artefacts.take_firmware(empty, output, tmp_path / "scratch2", commands)
