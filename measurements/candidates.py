@@ -56,7 +56,7 @@ CPUS: Final = ("EPYC", "EPYC-v4", "EPYC-Rome", "EPYC-Milan", "EPYC-Milan-v2", "E
 OPTIONS: Final = ("smm=off", "hpet=off", "pic=off", "vmport=off", "sata=off", "kernel-irqchip=split")
 """Machine properties that hosts set or leave out."""
 
-_TABLES: Final[frozenset[Input]] = frozenset({"memory", "vcpus", "qemu", "machine", "devices", "boot"})
+_TABLES: Final[frozenset[Input]] = frozenset({"memory", "vcpus", "qemu", "machine", "devices", "cpu"})
 """Inputs whose change may give the machine other ACPI tables."""
 
 
@@ -358,3 +358,16 @@ def _shape_inputs(shape: Shape, other: Shape) -> tuple[Input, ...]:
         ("devices", "devices"),
     )  # fmt: skip
     return tuple(dict.fromkeys(word for name, word in fields if getattr(shape, name) != getattr(other, name)))
+
+
+def until_explained(candidates: Iterator[Candidate], values: Mapping[str, bytes]) -> Iterator[Candidate]:
+    """Candidates up to the first that agrees with every value.
+
+    Args:
+        candidates: In order.
+        values: Of the registers that are compared.
+    """
+    for candidate in candidates:
+        yield candidate
+        if all(candidate.prediction.values.get(name) == value for name, value in values.items()):
+            return

@@ -166,8 +166,8 @@ def _chain(register: Register, value: bytes, logged: _Logged, matches: Mapping[s
             Link("equal", i, None, event.name, event.digest, event.digest) for i, event in enumerate(register.events)
         )
         return Chain(name, bank, register.value, value, "", links)
-    match = next((match for match in matches.get(name, ()) if match.events), None)
-    if match and register.events:
+    match = next((match for match in matches.get(name, ()) if match.events is not None), None)
+    if match is not None and match.events is not None and (register.events or register.extended):
         links = _links(register, [event.digest for event in match.events], [_named(event) for event in match.events])
         return Chain(name, bank, register.value, value, "change", links, f"the prediction with {match.change}")
     unknown = tuple(Link("unknown", i, None, event.name, event.digest, None) for i, event in enumerate(register.events))

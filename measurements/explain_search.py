@@ -94,13 +94,13 @@ class Match:
     Attributes:
         change: In a few words.
         inputs: What a reader is told of: one input for each change.
-        events: The register's events then.
+        events: The register's events then; None of a prediction that names none.
         detail: More to be said of it.
     """
 
     change: str
     inputs: tuple[Input, ...]
-    events: tuple[PredictedEvent, ...]
+    events: tuple[PredictedEvent, ...] | None
     detail: str = ""
 
 
@@ -141,13 +141,18 @@ def search(register: Register, value: bytes, trials: Trials) -> tuple[Match, ...
         Single changes if there are any; else another course of the boot; else two changes at once; else nothing.
     """
     single = tuple(
-        Match(trial.change, trial.inputs[:1], trial.moved[register.name].events, trial.detail)
+        Match(trial.change, trial.inputs[:1], _events_of(trial.moved[register.name]), trial.detail)
         for trial in trials.giving(register.name)
     )
     if single or not register.extended:
         return single
     course = next((match for match, digests in _courses(register) if replay(digests, register.bank) == value), None)
     return (course,) if course else tuple(islice(_pairs(register, value, trials), 1))
+
+
+def _events_of(register: Register) -> tuple[PredictedEvent, ...] | None:
+    """A register's events; None of one of which only the value is known."""
+    return register.events if register.extended or register.events else None
 
 
 def _pairs(register: Register, value: bytes, trials: Trials) -> Iterator[Match]:
