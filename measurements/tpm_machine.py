@@ -37,8 +37,14 @@ if TYPE_CHECKING:
     from measurements.shape import Shape
 
 SEPARATOR = PredictedEvent(hashlib.sha256(tpm.SEPARATOR).digest(), "separator", "four zero bytes")
-EXIT_INVOKED = b"Exit Boot Services Invocation"
-EXIT_SUCCEEDED = b"Exit Boot Services Returned with Success"
+EXITS = tuple(
+    PredictedEvent(hashlib.sha256(text).digest(), name, f"the text {text.decode()!r}")
+    for text, name in (
+        (b"Exit Boot Services Invocation", "leaving firmware"),
+        (b"Exit Boot Services Returned with Success", "left firmware"),
+    )
+)
+"""What ends firmware's services, in register 5."""
 
 WITHOUT_ROM = frozenset(
     {"pcie-root-port", "virtio-balloon-pci", "virtio-blk-pci", "virtio-rng-pci", "virtio-scsi-pci", "virtio-serial-pci"}
@@ -110,7 +116,7 @@ class _Machine:
             11: lambda: self._image.events[11],
             12: lambda: self._image.events[12],
             13: tuple,
-            14: self._configuration,
+            14: lambda: configuration(self._artefacts.measured_config, expected="config" in self._shape.disks),
             15: tuple,
         }
 
@@ -191,17 +197,13 @@ class _Machine:
 
     def _partitions(self) -> _Events:
         """Register 5: the table of the disk that was booted from, and the end of firmware's services."""
-        ends = (
-            _event(EXIT_INVOKED, "leaving firmware", f"the text {EXIT_INVOKED.decode()!r}"),
-            _event(EXIT_SUCCEEDED, "left firmware", f"the text {EXIT_SUCCEEDED.decode()!r}"),
-        )
         if self._shape.boot == "direct":
-            return (SEPARATOR, *ends)
+            return (SEPARATOR, *EXITS)
         disk = self._artefacts.need("disk", "the partition table of the disk that is booted")
         table = _event(
             gpt_event.gpt_data(disk), "partition table", "header and used entries of the disk's GPT", "disk", "boot"
         )
-        return (SEPARATOR, table, *ends)
+        return (SEPARATOR, table, *EXITS)
 
     def _policy(self) -> _Events:
         """Register 7."""
@@ -219,21 +221,6 @@ class _Machine:
         if artefacts.firmware is None and (artefacts.firmware_code is None or artefacts.firmware_variables is None):
             return False
         return self._variables.secure_boot and tpm_firmware.knows_secure_boot(self._firmware)
-
-    def _configuration(self) -> _Events:
-        """Register 14: the guest's own."""
-        measured = self._artefacts.measured_config
-        if measured is not None:
-            digest = tpm.configuration_digest(measured)
-            return (
-                PredictedEvent(digest, "configuration", "digest of the measured configuration", ("configuration",)),
-            )
-        if "config" in self._shape.disks:
-            raise ArtefactError("no measured configuration given", hint="its digest is part of a machine's identity")
-        refused = PredictedEvent(
-            tpm.REFUSED_CONFIGURATION, "no configuration", "what the guest extends without one", ("configuration",)
-        )
-        return (refused,)
 
     def integrity(self, registers: Mapping[str, Register]) -> _Events:
         """Register 10: the first entry of the kernel's own list is a digest over registers 0 to 9.
@@ -259,6 +246,25 @@ class _Machine:
             )
         )
         return (_event(content, "boot aggregate", "registers 0 to 9 as the kernel's first list entry", *inputs),)
+
+
+def configuration(measured: bytes | None, *, expected: bool) -> tuple[PredictedEvent, ...]:
+    """What the guest extends register 14 with.
+
+    Args:
+        measured: Digest of the measured configuration, 32 bytes; None where it is not known or there is none.
+        expected: Whether the machine is given a configuration.
+
+    Raises:
+        ArtefactError: One is given to the machine, and its digest is not known.
+    """
+    if measured is not None:
+        source = "a domain and the digest of the measured configuration"
+        return (PredictedEvent(tpm.configuration_digest(measured), "configuration", source, ("configuration",)),)
+    if expected:
+        raise ArtefactError("no measured configuration given", hint="its digest is part of a machine's identity")
+    source = "what the guest says where it was given no configuration"
+    return (PredictedEvent(tpm.REFUSED_CONFIGURATION, "no configuration", source, ("configuration",)),)
 
 
 def _event(content: bytes, name: str, source: str, *inputs: Input) -> PredictedEvent:
