@@ -50,6 +50,7 @@ KNOWN: Mapping[bytes, tuple[str, Input | None]] = {
     b"UEFI Debug Mode": ("firmware in debug mode", "firmware"),
     b"Entering ROM Based Setup": ("the firmware's setup was entered", "boot"),
     b"DMA Protection Disabled": ("DMA protection is off", "firmware"),
+    b"chrysalis configuration refused v1\0": ("the guest refused its configuration", "configuration"),
     **{phase.encode(): (f"phase {phase}", "phase") for phase in _PHASES},
 }
 """Texts that firmware and systemd measure on many machines, and what they mean."""
@@ -83,13 +84,14 @@ def said(event: Event, bank: Bank) -> Said:
         bank: Whose digest the register was extended with.
     """
     digest = event.digests[bank]
-    meaning = known(bank).get(digest)
-    if meaning is not None:
-        return Said(meaning[0], covered=True, input=meaning[1])
     readings = tuple(_readings(event))
-    for reading in readings:
-        if hashlib.new(bank, reading.content).digest() == digest:
-            return Said(shown(reading.text), reading.whole, reading.input)
+    confirmed = next((item for item in readings if hashlib.new(bank, item.content).digest() == digest), None)
+    if confirmed is not None and (not confirmed.whole or confirmed.input is not None):
+        return Said(shown(confirmed.text), confirmed.whole, confirmed.input)
+    if (meaning := known(bank).get(digest)) is not None:
+        return Said(meaning[0], covered=True, input=meaning[1])
+    if confirmed is not None:
+        return Said(shown(confirmed.text), covered=True)
     return Said(shown(f"{event.type_name} {readings[0].text}".rstrip()), covered=False)
 
 
