@@ -207,9 +207,9 @@ class _Words:
     def findings(self) -> Iterator[Finding]:
         """One finding for each."""
         wrong = [
-            (register, stated, seen.value.hex())
+            (register, stated, found.value.hex())
             for register, stated in _sorted(self.entry)
-            if (seen := self.prediction.registers.get(register)) is not None and seen.value.hex() != stated
+            if (found := self.prediction.registers.get(register)) is not None and found.value.hex() != stated
         ]
         why = self._reasons() if wrong else {}
         for register, stated, seen in wrong:
@@ -223,7 +223,7 @@ class _Words:
         found: dict[str, str] = {}
         try:
             if self.published is not None:
-                found = dict(self._events(predict_set(self.entry, self.published)))
+                found |= dict(self._events(predict_set(self.entry, self.published)))
             if self.differing:
                 return {**dict.fromkeys(self.entry.values, "it follows from the artefacts that differ"), **found}
             values = {name: bytes.fromhex(value) for name, value in self.entry.values.items()}
