@@ -34,7 +34,8 @@ _NAME_SIZE = 56
 _ALLOCATE, _ADD_POINTER, _ADD_CHECKSUM = 1, 2, 3
 _HIGH, _LOW = 1, 2  # zones: anywhere, below 1 MiB
 _POINTERS = ((36, 4), (40, 4), (140, 8))
-"""Places and sizes of pointers in the FADT: FIRMWARE_CTRL, DSDT, X_DSDT (section 5.2.9)."""
+"""Places and sizes of pointers in the FADT: FIRMWARE_CTRL, DSDT, X_DSDT (section 5.2.9); old tables lack the last."""
+_LEAST_FADT = 44
 _TEXT = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
@@ -108,13 +109,14 @@ def derive(tables: bytes) -> AcpiTables:
     """
     found = tables_of(tables)
     rsdt, dsdt, fadt = (_only(found, signature) for signature in ("RSDT", "DSDT", "FACP"))
-    least = max(place + size for place, size in _POINTERS)
-    if fadt.length < least:
-        raise ArtefactError(f"FADT of {fadt.length} bytes, expected {least} or more")
+    if fadt.length < _LEAST_FADT:
+        raise ArtefactError(f"FADT of {fadt.length} bytes, expected {_LEAST_FADT} or more")
     if (rsdt.length - _HEADER_SIZE) % 4:
         raise ArtefactError(f"RSDT of {rsdt.length} bytes, expected {_HEADER_SIZE} and four for each table")
     commands = [_allocate(RSDP_FILE, 16, _LOW), _allocate(TABLES_FILE, 64, _HIGH), _table_checksum(dsdt)]
-    commands += [_pointer(TABLES_FILE, fadt.offset + place, size) for place, size in _POINTERS]
+    commands += [
+        _pointer(TABLES_FILE, fadt.offset + place, size) for place, size in _POINTERS if place + size <= fadt.length
+    ]
     commands.append(_table_checksum(fadt))
     others = [table for table in found if table.signature not in {"FACS", "DSDT", "FACP", "RSDT"}]
     commands += [_table_checksum(table) for table in others]
