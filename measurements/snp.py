@@ -202,6 +202,7 @@ def _read(firmware: bytes) -> OVMF:
         raise ArtefactError("the firmware has no SEV-SNP metadata", hint="take OVMF.amdsev.fd")
     if len(sections) > MAX_SECTIONS or sum(section.size for section in sections) > MAX_SECTION_BYTES:
         raise ArtefactError(f"the firmware's metadata name {len(sections)} sections, or more than they can hold")
+    _library(lambda: [section.section_type() for section in sections])
     if any(section.size % PAGE or section.gpa % PAGE for section in sections):
         raise ArtefactError("the firmware's metadata name a section that is not whole pages")
     return read
