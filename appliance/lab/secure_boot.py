@@ -94,8 +94,8 @@ class SecureBootKeys:
         """
         image += bytes(-len(image) % 8)
         signature = self._signature(hashlib.sha256(signed_content(image)).digest())
-        signature += bytes(-len(signature) % 8)
         table = struct.pack("<IHH", 8 + len(signature), _REVISION, _PKCS7) + signature
+        table += bytes(-len(table) % 8)
         (start,) = struct.unpack_from("<I", image, 0x3C)
         directory = start + 24 + 112 + 4 * 8
         return image[:directory] + struct.pack("<II", len(image), len(table)) + image[directory + 8 :] + table
