@@ -17,6 +17,9 @@ SCHEMA: Final = "chrysalis explanation 1"
 MAX_CAUSES: Final = 4
 """Causes of one finding that are told to a person; a program gets all of them."""
 
+MAX_UNMOVED: Final = 12
+"""Changes that move nothing that are told to a person; as above."""
+
 _KINDS: Final = {
     "changed": "is another",
     "inserted": "was not predicted",
@@ -49,9 +52,11 @@ def lines(explanation: Explanation) -> Iterator[str]:
         yield from _finding(finding)
     if explanation.tried:
         yield ""
-        yield f"{explanation.tried} single changes were tried"
-    for change in explanation.unmoved:
-        yield f"  {change}: moves no register here"
+        yield f"{explanation.tried} single change{'s were' if explanation.tried > 1 else ' was'} tried"
+    if explanation.unmoved:
+        left = len(explanation.unmoved) - MAX_UNMOVED
+        more = f", and {left} more" if left > 0 else ""
+        yield f"  moves no register here: {', '.join(explanation.unmoved[:MAX_UNMOVED])}{more}"
     if explanation.unreported:
         yield f"not reported by the machine: {', '.join(explanation.unreported)}"
     for name, why in explanation.unpredicted.items():

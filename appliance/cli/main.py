@@ -45,6 +45,7 @@ GROUPS = (
     Group("registry", "registry", "app", "client", "The root contract."),
     Group("model", "model", "app", "", "Model volumes."),
     Group("image", "image", "app", "", "The image as files."),
+    Group("measure", "measure", "app", "", "Measurements: predict, read logs, explain differences."),
     Group("audit", "audit", "audit", "client", "Check a release: rebuild it and compare."),
     Group("vm", "vm", "app", "", "The image as a virtual machine."),
     Group("lab", "lab", "app", "lab", "A private chain on this machine."),
