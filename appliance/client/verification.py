@@ -184,6 +184,8 @@ class Prover:
     async def workers(self, link: Link, proofs: Proofs, model: str) -> tuple[Verdict, ...]:
         """Judge the workers that the gateway shows for a model; a recent judgement is used again.
 
+        One on a worker that is not listed any more is none: its gateway has dropped that worker, and has others now.
+
         Raises:
             WorkerRefusedError: There is none, or one of them fails a check: its verdict is told.
             RequestError: The gateway asks to come again later.
@@ -202,7 +204,9 @@ class Prover:
     def _recent(self, shown: Shown) -> bool:
         now = self._clock()
         current = shown.at and now - shown.at < RECHECK_S
-        return bool(current) and all(verdict.expires_at > now for verdict in shown.verdicts)
+        return bool(current) and all(
+            verdict.expires_at > now and not self._unlisted(verdict) for verdict in shown.verdicts
+        )
 
     async def _ask(self, link: Link, model: str) -> tuple[Verdict, ...]:
         if Extension.EVIDENCE not in link.extensions:
@@ -245,19 +249,20 @@ class Prover:
         return verdict
 
     def _listed_worker(self, verdict: Verdict) -> None:
+        if what := self._unlisted(verdict):
+            raise WorkerRefusedError(
+                f"{what} is not listed in {self._demand.root_contract}", hint="it was delisted, or never listed"
+            )
+
+    def _unlisted(self, verdict: Verdict) -> str:
+        """What of a worker the root contract does not list, empty if it lists all."""
         root, statement = self._root(), verdict.statement
         if self._demand.check_images and verdict.image_hash not in root.worker_hashes:
-            raise WorkerRefusedError(
-                f"a worker's image {verdict.image_hash.hex()} is not listed in {self._demand.root_contract}",
-                hint="it was delisted, or never listed",
-            )
+            return f"a worker's image {verdict.image_hash.hex()}"
         if not self._demand.check_models or statement is None:
-            return
-        if hashlib.sha256(statement.model.encode()).digest() not in root.model_hashes:
-            raise WorkerRefusedError(
-                f"the model {statement.model} is not listed in {self._demand.root_contract}",
-                hint="it was delisted, or never listed",
-            )
+            return ""
+        listed = hashlib.sha256(statement.model.encode()).digest() in root.model_hashes
+        return "" if listed else f"the model {statement.model}"
 
     def _consistent(self, verdict: Verdict, role: str, refused: type[ClientError]) -> None:
         """The statement has to be of this kind of machine, of this network, and of the image that was measured."""

@@ -411,6 +411,19 @@ async def test_a_delisting_holds_for_verdicts_reached_before(world: World, what:
     await answered(world)
 
 
+async def test_a_delisted_worker_that_is_gone_locks_nobody_out(world: World) -> None:
+    """After an update the verdict on the retired worker is not held against those that the gateway has now."""
+    await world.start()
+    await answered(world)
+    (gateway,) = world.pool.ready()
+    shown = gateway.proofs.workers[MODEL]
+    shown.verdicts = tuple(replace(verdict, image_hash=bytes(32)) for verdict in shown.verdicts)
+    before = world.gateway.queries.count("chrysalis.getWorkerEvidence")
+    await answered(world)
+    await answered(world)
+    assert world.gateway.queries.count("chrysalis.getWorkerEvidence") == before + 1
+
+
 async def test_a_model_that_came_a_moment_ago_is_found(world: World) -> None:
     world.gateway.models = {}
     await world.start()
