@@ -84,13 +84,14 @@ class Registers(Part):
 
         A processor's own registers have to cover the firmware and what it starts: of TDX, MRTD and RTMR1 and 2; of
         SEV-SNP the launch digest, which covers a kernel only if the host hands it over. A TPM's have to cover the image
-        (4) and its parts (11); its firmware is the platform's, which vouches for the TPM.
+        (4) and its parts (11); its firmware is the platform's, which vouches for the TPM. Google's firmware for Intel
+        machines measures the image into register 2 instead, and whoever predicts for Google states both.
         """
         names = self.values.keys()
         of_tdx, of_tpm = {"mrtd", "rtmr1", "rtmr2"} <= names, {"pcr4", "pcr11"} <= names
         decided = {
             "tdx": of_tdx,
-            "gcp": of_tdx or of_tpm,
+            "gcp": of_tdx or (of_tpm and "pcr2" in names),
             "snp": self.boot == "direct" and "measurement" in names,
             "azure": of_tpm,
             "tpm": of_tpm,

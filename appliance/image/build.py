@@ -140,6 +140,7 @@ def build_image(
                 engine_version=engine_version(recipe),
                 epoch=settings.epoch,
                 issue=request.issue,
+                say=lambda text: announce(f"# {text}"),
             )
             (made / MANIFEST_NAME).write_bytes(manifest.encode())
             files = (*files, artefacts.describe(made / MANIFEST_NAME))

@@ -1,7 +1,7 @@
 """The manifest of what was just built: digests and predicted registers, from the files alone.
 
 In: a recipe and a release's directory. Out: a :class:`~measurements.manifest.Manifest`. Nothing here asks a machine
-that booted: the registers are computed from the UKI.
+that booted: the registers are computed from the files (:mod:`appliance.image.predicted`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from appliance.image.artefacts import UKI
 from appliance.image.errors import BuildError
 from appliance.image.issue import Issue
 from appliance.image.lock import read_lock
-from measurements import tpm, uki
-from measurements.manifest import Artefact, BuildRecipe, Engine, Manifest, Registers
+from appliance.image.predicted import predicted_registers
+from measurements import uki
+from measurements.manifest import Artefact, BuildRecipe, Engine, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from appliance.image.artefacts import File
@@ -32,8 +33,6 @@ UNRELEASED = Issue()
 NO_ENGINE = Engine(name="none", version="0")
 """Of the profile that carries none."""
 
-_BOOTS: tuple[tpm.Boot, ...] = ("direct", "disk")
-
 
 def make_manifest(
     recipe: Recipe,
@@ -43,6 +42,7 @@ def make_manifest(
     engine_version: str | None,
     epoch: int,
     issue: Issue = UNRELEASED,
+    say: Callable[[str], None],
 ) -> Manifest:
     """Describe a release.
 
@@ -53,6 +53,7 @@ def make_manifest(
         engine_version: Version of the engine; None where there is none.
         epoch: The time inside the image.
         issue: The release's number and dates.
+        say: Told of each machine of the shape library that no registers can be stated for, and why.
 
     Raises:
         ArtefactError: The UKI is not one whose measurements are known.
@@ -82,16 +83,7 @@ def make_manifest(
             Artefact(name=file.name, size=file.size, sha256=file.sha256)
             for file in sorted(files, key=lambda file: file.name)
         ),
-        registers=tuple(
-            Registers(
-                platform="tpm",
-                boot=boot,
-                values={
-                    f"pcr{number}": value.hex() for number, value in tpm.predict(image, boot=boot).registers.items()
-                },
-            )
-            for boot in _BOOTS
-        ),
+        registers=predicted_registers(directory, recipe.profile, say),
     )
 
 

@@ -88,6 +88,8 @@ class ReferenceSet:
 class RegistersAre:
     """The registers hold the values of one reference set; the nearest one is reported, register by register.
 
+    Of several that fit it is one of a release that counts now, and of those the one that states most.
+
     Attributes:
         name: What the check is called.
         references: Sets of every platform.
@@ -107,7 +109,10 @@ class RegistersAre:
             expected = f"registers of a {platform} machine"
             return one(self.name, False, f"registers of {', '.join(stated)}", expected, self.hint, why=IMAGE_WHY)
         now = subject.now
-        best = min(fitting, key=lambda item: (len(_differing(item, seen)), item.outdated(now) is not None))
+        best = min(
+            fitting,
+            key=lambda item: (len(_differing(item, seen)), item.outdated(now) is not None, -len(item.values)),
+        )
         differing = _differing(best, seen)
         words = f"as {best.source}" if not differing else f"{', '.join(differing)} differ from {best.source}"
         summary = Check(self.name, not differing, words, f"as {best.source}", self.hint, why=IMAGE_WHY)
