@@ -1,6 +1,7 @@
 """A verdict as one HTML page that a person can send to another.
 
-One file: no script, no picture, no font, no address that a browser would fetch, and a content policy that says so.
+One file: no script, no font, no address that a browser would fetch, and a content policy that says so; the one picture
+that there may be is drawn inside it.
 Light and dark, printable, readable without colours and by a screen reader. Every value from evidence is text and
 nothing else: it is escaped, and what does not print is shown as an escape.
 """
@@ -20,12 +21,16 @@ from attestation.report import (
     visible,
 )
 from attestation.verdict import Check, CheckGroup, moment
+from measurements.explain_text import lines as lines_of
+from measurements.explain_text import summary as summary_of
+from measurements.picture import render as render_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from attestation.report import Facts
     from attestation.verdict import Verdict
+    from measurements.explanation import Explanation
 
 _WORDS: Final = {"passed": ("✓", "passed"), "failed": ("✗", "failed"), "unchecked": ("–", "not judged")}
 _STYLE: Final = """
@@ -51,6 +56,7 @@ th[scope=row] { font-weight: 600; } .facts th { width: 11rem; }
 .value { font-family: ui-monospace, monospace; font-size: .9rem; white-space: pre-wrap; }
 .passed .state { color: var(--good); } .failed .state { color: var(--bad); font-weight: 700; }
 .unchecked .state { color: var(--open); }
+figure { margin: 1rem 0; overflow-x: auto; } summary { cursor: pointer; }
 .note { color: var(--soft); margin: .2rem 0 0; } .failed .note { color: var(--text); }
 footer { margin-top: 2rem; border-top: 1px solid var(--line); color: var(--soft); }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } tr { break-inside: avoid; }
@@ -63,12 +69,14 @@ _FOOT: Final = (
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def render(verdict: Verdict, facts: Facts) -> str:
+def render(verdict: Verdict, facts: Facts, explanation: Explanation | None = None) -> str:
     """The page.
 
     Args:
         verdict: What was found.
         facts: What was judged, and when.
+        explanation: Why the machine's registers are what they are, where they were compared with a prediction; shown
+            as a picture.
     """
     outcome = "accepted" if verdict.accepted else "refused"
     hardware = verdict.assurance == "hardware"
@@ -95,6 +103,8 @@ def render(verdict: Verdict, facts: Facts) -> str:
         "<h2>What was judged</h2>",
         *_rows("The evidence and what it identifies", summary(verdict, facts)),
     ]
+    if explanation is not None:
+        parts += _explained(explanation)
     statement = statement_rows(verdict)
     if statement:
         parts += ["<h2>What the machine says it runs</h2>"]
@@ -123,6 +133,18 @@ def _failures(verdict: Verdict) -> Iterator[str]:
         hint = f" — {_text(check.hint)}" if check.hint else ""
         yield f"<li><strong>{_text(check.name)}</strong>{hint}</li>"
     yield "</ul>"
+
+
+def _explained(explanation: Explanation) -> Iterator[str]:
+    """The registers beside their prediction; it compares what the evidence says, whether it was accepted or not."""
+    yield "<h2>Registers and prediction</h2>"
+    yield f"<p>{_text(summary_of(explanation))}</p>"
+    yield f"<figure>{render_picture(explanation)}</figure>"
+    yield "<details><summary>The same in words</summary><ul>"
+    for line in lines_of(explanation):
+        if line.strip():
+            yield f'<li class="value">{_text(line.strip())}</li>'
+    yield "</ul></details>"
 
 
 def _rows(caption: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:

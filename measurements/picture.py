@@ -53,10 +53,11 @@ _STYLE: Final = """
 --bad:#ff9088;--badfill:#3a1512;--new:#ffc37a;--newfill:#35240d;--good:#6fd394}}
 .mp .page{fill:var(--page)}.mp text{fill:var(--text);white-space:pre}.mp .soft{fill:var(--soft)}
 .mp .head{font-weight:700}.mp .good{fill:var(--good)}.mp .bad{fill:var(--bad)}
-.mp rect.box{fill:var(--fill);stroke:var(--line);stroke-width:1}.mp .equal text{fill:var(--soft)}
-.mp .changed rect.box,.mp .missing rect.box,.mp .value rect.box{fill:var(--badfill);stroke:var(--bad);stroke-width:2.5}
-.mp .missing rect.box{stroke-dasharray:7 4}.mp .inserted rect.box{fill:var(--newfill);stroke:var(--new);
-stroke-width:2.5}.mp .unknown rect.box{stroke-dasharray:3 3;stroke:var(--soft)}
+.mp rect.box{fill:var(--fill);stroke:var(--line);stroke-width:1}.mp .is-equal text{fill:var(--soft)}
+.mp .is-changed rect.box,.mp .is-missing rect.box,.mp .is-value rect.box{fill:var(--badfill);stroke:var(--bad);
+stroke-width:2.5}
+.mp .is-missing rect.box{stroke-dasharray:7 4}.mp .is-inserted rect.box{fill:var(--newfill);stroke:var(--new);
+stroke-width:2.5}.mp .is-unknown rect.box{stroke-dasharray:3 3;stroke:var(--soft)}
 .mp path{stroke:var(--soft);stroke-width:1.5;fill:none}.mp .square{fill:var(--line)}
 """
 
@@ -265,7 +266,7 @@ def _value_box(chain: Chain) -> _Box:
 
 def _draw(canvas: _Canvas, x: float, y: float, box: _Box) -> None:
     room = int((BOX[0] - 16) / PITCH)
-    canvas.parts.append(f'<g class="{box.style}"><title>{escape(box.title)}</title>')
+    canvas.parts.append(f'<g class="is-{box.style}"><title>{escape(box.title)}</title>')
     canvas.parts.append(f'<rect class="box" x="{x:g}" y="{y:g}" width="{BOX[0]}" height="{BOX[1]}" rx="5"/>')
     for i, line in enumerate(box.lines):
         canvas.text(x + 8, y + 18 + i * 18, fitted(line, room), "head" if i == 0 else "")

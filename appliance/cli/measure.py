@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from appliance.cli import measuring
+from appliance.cli.explaining import Search
 from appliance.cli.judging import read_file
-from appliance.cli.measuring import Given, Tables
+from appliance.cli.measuring import Given
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.errors import ConfigError
 from measurements import explain_text, prediction_file
-from measurements.candidates import Others, of_manifest, single_changes, until_explained
+from measurements.candidates import Others
 from measurements.explain import Candidate, explain
 from measurements.explain_content import said
-from measurements.explain_text import summary
-from measurements.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from measurements.picture import render
 from measurements.prediction import SIZES
 from measurements.predictors import predict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from measurements.artefacts import Artefacts
     from measurements.eventlog import EventLog
     from measurements.explanation import Explanation
-    from measurements.prediction import Input, Prediction
-    from measurements.shape import Shape
 
 app = typer.Typer(help="Measurements: predict them, read logs, explain differences.", no_args_is_help=True)
 
@@ -159,9 +154,6 @@ def explain_command(
         image=image, firmware=firmware, variables=variables, kernel=kernel, initrd=initrd, command_line=command_line,
         disk=disk, acpi=acpi, configuration=configuration,
     )  # fmt: skip
-    values, events = measuring.evidence_of(bundle, registers, log)
-    machine = measuring.shape_of(shape)
-    artefacts = measuring.artefacts_of(given, machine)
     others = Others(
         firmware=_contents(try_firmware),
         variables=_contents(try_variables),
@@ -170,14 +162,13 @@ def explain_command(
         command_lines=tuple(try_command_line or ()),
         configurations={text: measuring.configuration_digest(text) for text in try_configuration or ()},
         models={text: measuring.model_digest(configuration or "", text) for text in try_model or ()},
-        shapes=measuring.library(),
         devices=tuple(try_device or ()),
     )
-    search = _Search(artefacts, machine, values, events, others, tuple(try_manifest or ()), every=every)
-    if capture and (image is None or not image.is_dir()):
-        raise ConfigError("--capture without a release's directory", hint="QEMU needs its firmware: --image DIR")
-    tables = Tables.of_library(image if capture else None, qemu)
-    _tell(output, search.run(output, tables), picture)
+    search = Search.of(
+        given, shape, bundle=bundle, registers=registers, log=log, others=others, manifests=tuple(try_manifest or ()),
+        every=every, firmware=image if capture else None, qemu=qemu,
+    )  # fmt: skip
+    _tell(output, search.run(output), picture)
 
 
 @app.command("compare")
@@ -192,38 +183,6 @@ def compare_command(
     right, log = measuring.comparable(second)
     other = Candidate(f"what {second.name} has", (), right)
     _tell(Output(as_json=as_json), explain(left, right.values, log, (other,)), picture)
-
-
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """One machine, and all that is known of it."""
-
-    artefacts: Artefacts
-    shape: Shape
-    values: dict[str, bytes]
-    log: EventLog | None
-    others: Others
-    manifests: tuple[Path, ...]
-    every: bool
-
-    def run(self, output: Output, tables: Tables) -> Explanation:
-        """Explain; where something differs, with all the changes that could have moved it."""
-        prediction = predict(self.artefacts, self.shape)
-        first = explain(prediction, self.values, self.log)
-        if first.equal:
-            return first
-        output.progress(f"{summary(first)}; searching for the change")
-        likely = {cause.input for finding in first.findings for cause in finding.causes}
-        found = self._candidates(prediction, tables, None if self.every else likely)
-        return explain(prediction, self.values, self.log, found)
-
-    def _candidates(self, prediction: Prediction, tables: Tables, only: set[Input] | None) -> Iterator[Candidate]:
-        compared = {name: self.values[name] for name in prediction.registers if name in self.values}
-        changes = single_changes(self.artefacts, self.shape, others=self.others, acpi=tables.find, only=only)
-        yield from changes if self.every else until_explained(changes, compared)
-        for path in self.manifests:
-            manifest = parse_manifest(read_file(path, limit=MAX_MANIFEST_BYTES))
-            yield from of_manifest(manifest, self.shape.boot, compared)
 
 
 def _tell(output: Output, explanation: Explanation, picture: Path | None) -> None:

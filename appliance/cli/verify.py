@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,11 @@ from appliance.errors import ConfigError
 from attestation.policies.model import SignedManifest
 from attestation.report import text_lines, to_value
 from attestation.report_html import render
+from measurements import explain_text
 from measurements.signature import parse_public_key
+
+if TYPE_CHECKING:
+    from measurements.explanation import Explanation
 
 
 class Boot(StrEnum):
@@ -52,6 +56,10 @@ def verify(
     gateway: Annotated[bool, typer.Option("--gateway", help="The registry's list of gateways' images.")] = False,
     anchor: Annotated[str | None, typer.Option(help="The account that anchored the bundle.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the verdict as one HTML page.", dir_okay=False)] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Compare the registers with what a machine of this shape measures, and explain.")
+    ] = None,
+    release: Annotated[Path | None, typer.Option(help="The release's directory that such a machine boots.")] = None,
     reasons: Annotated[bool, typer.Option("--reasons", help="Tell of every check why it matters.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,13 +87,29 @@ def verify(
         anchor=anchor,
     )
     verdict, facts = asyncio.run(judge(wanted))
+    explanation = _explanation(target, shape, release, output)
     if html is not None:
-        _write(html, render(verdict, facts))
+        _write(html, render(verdict, facts, explanation))
         output.progress(f"wrote {html}")
     for line in text_lines(verdict, facts, reasons=reasons):
         output.say(line)
-    output.result({**to_value(verdict, facts), "ok": verdict.accepted})
+    for line in () if explanation is None else explain_text.lines(explanation):
+        output.say(line)
+    told = {} if explanation is None else {"explanation": explain_text.to_value(explanation)}
+    output.result({**to_value(verdict, facts), **told, "ok": verdict.accepted})
     raise typer.Exit(0 if verdict.accepted else 1)
+
+
+def _explanation(target: str, shape: str | None, release: Path | None, output: Output) -> Explanation | None:
+    """Why the registers in a bundle's file differ from a prediction, where one was asked for."""
+    if (shape is None) != (release is None):
+        raise ConfigError("--shape and --release belong together", hint="what the machine is, and what it boots")
+    if shape is None or release is None:
+        return None
+    from appliance.cli.explaining import Search  # noqa: PLC0415 - who only verifies loads no predictor
+    from appliance.cli.measuring import Given  # noqa: PLC0415 - as above
+
+    return Search.of(Given(image=release), shape, bundle=Path(target)).run(output)
 
 
 def _manifests(files: list[Path], keys: list[str]) -> tuple[SignedManifest, ...]:
