@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from appliance.audit.outcome import Status
-    from appliance.audit.registers import Files
     from appliance.audit.request import MachineEvidence
+    from appliance.image.predicted import ReleaseFiles
     from attestation.reported import Reported
     from measurements.manifest import Manifest, Registers
 
@@ -45,7 +45,7 @@ def read_reported(bundle: bytes) -> Reported:
 
 
 def compare_machines(
-    manifest: Manifest, machines: Sequence[MachineEvidence], files: Files | None, *, shapes: Sequence[str] = ()
+    manifest: Manifest, machines: Sequence[MachineEvidence], files: ReleaseFiles | None, *, shapes: Sequence[str] = ()
 ) -> Step:
     """Hold machines against a manifest.
 
@@ -122,7 +122,7 @@ def _differing(entry: Registers, shown: Reported) -> tuple[str, ...]:
 
 
 def _explained(
-    machine: str, entry: Registers, shown: Reported, differing: Sequence[str], files: Files | None
+    machine: str, entry: Registers, shown: Reported, differing: Sequence[str], files: ReleaseFiles | None
 ) -> list[Finding]:
     words: dict[str, str] = {}
     problem = "" if files is not None else "why is not known without the artefacts"

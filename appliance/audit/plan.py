@@ -19,9 +19,9 @@ from appliance.audit.errors import UncheckedError
 from appliance.audit.outcome import Step, Verdict, judge
 from appliance.audit.programs import Programs
 from appliance.audit.rebuild import Built
-from appliance.audit.registers import Files
 from appliance.audit.work import key_of
 from appliance.engine.progress import Progress, ignore_progress
+from appliance.image.predicted import ReleaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -229,7 +229,7 @@ class _Run:
                 files,
                 shapes=self.request.shapes,
                 own=own if isinstance(own, list) else (),
-                published=None if self.request.published is None else Files(self.request.published),
+                published=None if self.request.published is None else ReleaseFiles(self.request.published),
                 differing=self.differing,
                 progress=self.progress,
             ),
@@ -259,12 +259,12 @@ class _Run:
             ),
         )
 
-    def _files(self) -> Files | None:
+    def _files(self) -> ReleaseFiles | None:
         """The files that registers are computed from: those that were built; without them, the published ones."""
         if self.built is not None:
-            return Files(self.built.directory)
+            return ReleaseFiles(self.built.directory)
         published = self.request.published
-        return Files(published) if published is not None and published.is_dir() else None
+        return ReleaseFiles(published) if published is not None and published.is_dir() else None
 
     def _done(self, name: str, work: Callable[[], Step]) -> Step:
         """Do one step, timed; a question that cannot be answered becomes a step that says so."""

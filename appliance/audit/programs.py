@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _UNTIL_WE_END = ("setpriv", "--pdeathsig", "TERM", "--")
+_OF_A_REPOSITORY = frozenset({
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS", "GIT_DIR",
+    "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_WORK_TREE",
+})  # fmt: skip
+"""Variables that a hook or an alias leaves, and that would make git look at another repository than the named one."""
 _TAIL = 25
 _MAX_SAID = 8 << 20
 """Bytes of a program's standard output that are read."""
@@ -81,7 +86,7 @@ class Programs:
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=subprocess.PIPE,
-                    env={**os.environ, **(environment or {})},
+                    env={**_surroundings(), **(environment or {})},
                     cwd=cwd,
                     text=True,
                     errors="replace",
@@ -104,6 +109,11 @@ class Programs:
                 hint=f"the whole log is {self.log}",
             )
         return output
+
+
+def _surroundings() -> dict[str, str]:
+    """This process's variables, without those that name a repository."""
+    return {name: value for name, value in os.environ.items() if name not in _OF_A_REPOSITORY}
 
 
 def shell_line(words: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:

@@ -9,61 +9,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from appliance.audit.errors import UncheckedError
 from appliance.audit.outcome import Finding, Row, Step
 from appliance.engine.progress import Progress, ignore_progress
-from appliance.image import artefacts as release
-from measurements import predictors, tpm
-from measurements.artefacts import Artefacts
+from appliance.image.predicted import ANY
+from measurements import predictors, shape_library, tpm
 from measurements.errors import MeasurementError
 from measurements.explain import explain
 from measurements.prediction import Prediction, Register
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from appliance.engine.progress import ProgressCallback
+    from appliance.image.predicted import ReleaseFiles
     from measurements.explanation import Explanation
     from measurements.manifest import Manifest, Registers
 
 NAME = "registers"
 TITLE = "The registers"
-ANY: Final = "any"
-"""The shape of a set that no machine's shape moves."""
-DISK_BYTES: Final = 1 << 20
-"""Of the disk: the partition table with all its entries lies in the first sectors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """The files of a release that machines measure.
-
-    Attributes:
-        directory: Where they are.
-    """
-
-    directory: Path
-
-    def artefacts(self, shape: str = ANY) -> Artefacts:
-        """What a predictor takes, with the tables of one of the library's machines."""
-        return Artefacts(
-            firmware=self._read(release.FIRMWARE),
-            firmware_code=self._read(release.FIRMWARE_CODE),
-            firmware_variables=self._read(release.FIRMWARE_VARIABLES),
-            image=self._read(release.UKI),
-            disk=self._read(release.DISK, DISK_BYTES),
-            acpi=None if shape == ANY else _library().acpi(shape),
-        )
-
-    def _read(self, name: str, limit: int = -1) -> bytes | None:
-        try:
-            with (self.directory / name).open("rb") as file:
-                return file.read(limit)
-        except FileNotFoundError:
-            return None
 
 
 def set_name(registers: Registers) -> str:
@@ -71,20 +37,20 @@ def set_name(registers: Registers) -> str:
     return f"{registers.platform} {registers.boot} {registers.shape}"
 
 
-def predict_set(registers: Registers, files: Files) -> Prediction:
+def predict_set(registers: Registers, files: ReleaseFiles) -> Prediction:
     """What the machine of a set will measure.
 
     Raises:
         MeasurementError: The library has no such shape, or it cannot be predicted from these files.
     """
     if registers.shape != ANY:
-        shape = _library().shape(registers.shape)
+        shape = shape_library.shape(registers.shape)
         if (shape.platform, shape.boot) != (registers.platform, registers.boot):
             raise MeasurementError(
                 f"shape {shape.name} is a machine of platform {shape.platform} that boots by {shape.boot}, "
                 f"the manifest's set says {registers.platform} and {registers.boot}"
             )
-        return predictors.predict(files.artefacts(registers.shape), shape)
+        return predictors.predict(files.artefacts(shape), shape)
     if registers.platform != "tpm":
         raise MeasurementError(f"a set for any shape of platform {registers.platform}: only a TPM's has registers such")
     found = tpm.predict(files.artefacts().need("image", "every register"), boot=registers.boot)
@@ -101,11 +67,11 @@ def predict_set(registers: Registers, files: Files) -> Prediction:
 
 def recompute(
     manifest: Manifest,
-    files: Files,
+    files: ReleaseFiles,
     *,
     shapes: Sequence[str] = (),
     own: Iterable[Any] = (),
-    published: Files | None = None,
+    published: ReleaseFiles | None = None,
     differing: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> Step:
@@ -201,7 +167,7 @@ class _Words:
     entry: Registers
     prediction: Prediction
     own: Mapping[str, str] | None
-    published: Files | None
+    published: ReleaseFiles | None
     differing: bool
 
     def findings(self) -> Iterator[Finding]:
@@ -251,14 +217,13 @@ def _sorted(entry: Registers) -> list[tuple[str, str]]:
 
 
 def _is_set(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("values"), dict)
+    """Whether a plain value of another program's manifest is a register set."""
+    return isinstance(entry, dict) and isinstance(entry.get("values"), dict) and all(map(_is_word, _key(entry)))
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return entry.get("platform"), entry.get("boot"), entry.get("shape")
-
-
-def _library() -> Any:
-    from measurements import shape_library  # noqa: PLC0415 - loaded where a set names a shape
-
-    return shape_library

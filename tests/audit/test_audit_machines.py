@@ -10,8 +10,8 @@ from audit_support import Release, audited
 
 from appliance.audit.errors import UncheckedError
 from appliance.audit.machines import NOTICE, compare_machines, nearest, read_reported
-from appliance.audit.registers import Files
 from appliance.audit.request import MachineEvidence
+from appliance.image.predicted import ReleaseFiles
 from attestation import cbor
 from attestation.errors import EvidenceError
 from measurements.eventlog import EventLog
@@ -82,7 +82,7 @@ def test_a_register_that_differs_is_named(release: Release, reported: Mapping[st
 
 def test_the_event_that_differs_is_named_with_the_log(release: Release, reported: Mapping[str, bytes]) -> None:
     """The files at hand are of another image: its kernel and sections are not what the machine's log says."""
-    step = compare_machines(release.manifest, [machine()], Files(release.published))
+    step = compare_machines(release.manifest, [machine()], ReleaseFiles(release.published))
     words = {finding.subject: finding.details for finding in step.findings}
     assert words.keys() == {"guest.bundle: pcr4", "guest.bundle: pcr9", "guest.bundle: pcr11"}
     assert "section .linux" in words["guest.bundle: pcr11"]
