@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from appliance.audit.errors import UncheckedError
 from appliance.audit.outcome import Finding, Row, Step
 from appliance.audit.registers import predict_set, sentences, set_name
+from appliance.image.predicted import ANY
 from attestation.errors import EvidenceError
 from attestation.evidence import parse_bundle
 from attestation.reported import reported
@@ -77,6 +78,7 @@ def compare_machines(
             findings += _explained(machine.name, entry, shown, differing, files)
         else:
             notes.append(f"{machine.name} measured what the manifest says of set {name}")
+            notes += _unlike(manifest, machine.name, entry, shown, shapes)
     status: Status = "differs" if findings else "unchecked" if unanswered else "same"
     as_stated = len(machines) - len(unanswered) - len({finding.subject.partition(": ")[0] for finding in findings})
     summary = f"{as_stated} of {len(machines)} machines measured what the manifest says"
@@ -108,9 +110,23 @@ def nearest(manifest: Manifest, shown: Reported, shapes: Sequence[str] = ()) -> 
     return min(((entry, _differing(entry, shown)) for entry in sets), key=lambda found: _distance(*found))
 
 
+def _unlike(manifest: Manifest, machine: str, entry: Registers, shown: Reported, shapes: Sequence[str]) -> list[str]:
+    """Of a machine that only fits the set for any shape: what it has unlike the nearest machine of the library."""
+    others = tuple(
+        other
+        for other in manifest.registers
+        if other.shape != ANY and other.platform == shown.form and (not shapes or other.shape in shapes)
+    )
+    if entry.shape != ANY or not others:
+        return []
+    near, differing = nearest(manifest.model_copy(update={"registers": others}), shown)
+    words = f"the nearest, {set_name(near)}, differs in {', '.join(differing)}"
+    return [f"{machine} is no machine of the library: {words}; firmware and settings are no part of the release"]
+
+
 def _distance(entry: Registers, differing: tuple[str, ...]) -> tuple[bool, int, int]:
-    """Sets that fit come first, of those the one that says most; then the one with the fewest differences."""
-    return bool(differing), len(differing), -len(entry.values)
+    """Sets that fit come first; then what agrees in most registers, and differs in fewest."""
+    return bool(differing), len(differing) - len(entry.values), len(differing)
 
 
 def _differing(entry: Registers, shown: Reported) -> tuple[str, ...]:

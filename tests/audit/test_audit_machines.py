@@ -105,6 +105,22 @@ def test_the_nearest_set_is_taken(release: Release, reported: Mapping[str, bytes
     assert nearest(missing, found)[1] == ("rtmr0",)
 
 
+def test_a_machine_that_is_none_of_the_library_is_as_released_and_that_is_said(
+    release: Release, reported: Mapping[str, bytes]
+) -> None:
+    """Its firmware is another than that of any shape: the image's registers are the release's all the same."""
+    shape = decided(reported, pcr0=bytes(32), pcr7=reported["pcr7"])
+    manifest = stating(release, ("disk", "any", decided(reported)), ("disk", "tpm-2c-4g-disk", shape))
+    step = compare_machines(manifest, [machine()], None)
+    assert step.status == "same"
+    assert any("the nearest, tpm disk tpm-2c-4g-disk, differs in pcr0;" in note for note in step.notes)
+    any_only = compare_machines(manifest, [machine()], None, shapes=["any"])
+    assert any_only.status == "same"
+    assert not any("nearest" in note for note in any_only.notes)
+    asked = compare_machines(manifest, [machine()], None, shapes=["tpm-2c-4g-disk"])
+    assert [finding.subject for finding in asked.findings] == ["guest.bundle: pcr0"]
+
+
 def test_a_bundle_that_was_altered_is_not_believed() -> None:
     plain: Any = cbor.decode(BUNDLE, max_length=len(BUNDLE))
     plain["made"] += 1
