@@ -18,7 +18,6 @@ from measurements.errors import ArtefactError
 MAX_TABLES_SIZE = 16 * 1024**2
 """Longest file of tables that is read, in bytes; QEMU's has 128 KiB unless a machine has hundreds of processors."""
 MAX_TABLES = 1024
-MAX_LOADER = 1024**2
 LOADER_SIZE = 4096
 """QEMU fills its loader file up to a multiple of this, in bytes."""
 
@@ -129,25 +128,6 @@ def derive(tables: bytes) -> AcpiTables:
         _RSDP.pack(b"RSD PTR ", 0, b"BOCHS ", 0, rsdt.offset),
         loader + bytes(-len(loader) % LOADER_SIZE),
     )
-
-
-def allocated(loader: bytes) -> tuple[str, ...]:
-    """Files that a loader makes firmware read, in order: firmware measures each, after the loader itself.
-
-    Raises:
-        ArtefactError: Not a list of commands.
-    """
-    if len(loader) > MAX_LOADER or len(loader) % _COMMAND_SIZE:
-        raise ArtefactError(f"ACPI loader of {len(loader)} bytes, expected whole commands of {_COMMAND_SIZE}")
-    names = []
-    for place in range(0, len(loader), _COMMAND_SIZE):
-        if int.from_bytes(loader[place : place + 4], "little") != _ALLOCATE:
-            continue
-        name, end, filling = loader[place + 4 : place + 4 + _NAME_SIZE].partition(b"\0")
-        if not end or any(filling) or not name.isascii() or not name.decode("ascii").isprintable():
-            raise ArtefactError(f"ACPI loader with a file name {name[:_NAME_SIZE]!r} at {place}")
-        names.append(name.decode("ascii"))
-    return tuple(names)
 
 
 def _only(found: tuple[Table, ...], signature: str) -> Table:

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from measurements import mrtd, tdvf, tdx_firmware, tdx_rtmr0, tdx_rtmr1, tdx_rtmr2, uki
-from measurements.boot_options import boot_variables
 from measurements.errors import ArtefactError, MeasurementError
 from measurements.prediction import PredictedEvent, Prediction, Register
 from measurements.tpm import _check_predictable as check_predictable
@@ -95,6 +94,11 @@ class _Machine:
         return tdx_firmware.build(self.firmware)
 
     @cached_property
+    def secure(self) -> bool:
+        """Whether firmware enforces secure boot."""
+        return tdx_rtmr0.enforced(tdx_rtmr0.variables(self.firmware, self.parsed), self.build)
+
+    @cached_property
     def image(self) -> uki.Uki:
         parsed = uki.parse(self.artefacts.need("image", "RTMR1 and RTMR2 of a machine that boots one"))
         check_predictable(parsed)
@@ -114,13 +118,16 @@ class _Machine:
         if any(option.startswith("max-ram-below-4g") for option in self.qemu.options):
             raise MeasurementError("a machine whose low memory is set by max-ram-below-4g")
         return tdx_rtmr0.events(
-            self.firmware,
-            self.parsed,
-            layout=self.layout,
-            build=self.build,
-            memory=self.memory,
-            acpi=acpi,
-            boot=boot_variables(self.shape.boot, self.build.programs),
+            tdx_rtmr0.Machine(
+                firmware=self.firmware,
+                parsed=self.parsed,
+                layout=self.layout,
+                build=self.build,
+                memory=self.memory,
+                acpi=acpi,
+                boot=self.shape.boot,
+                started=self.artefacts.image if self.artefacts.kernel is None else self.artefacts.kernel.kernel,
+            )
         )
 
     def _rtmr1(self) -> tuple[PredictedEvent, ...]:
@@ -129,9 +136,9 @@ class _Machine:
             return tdx_rtmr1.kernel_events(plain, self.layout, self.build, qemu=self.qemu.numbers, memory=self.memory)
         image = self.artefacts.need("image", "RTMR1")
         if self.shape.boot == "direct":
-            return tdx_rtmr1.direct_events(image, self.image, self.layout)
+            return tdx_rtmr1.direct_events(image, self.image, self.layout, secure=self.secure)
         disk = self.artefacts.need("disk", "RTMR1 by disk boot: its partition table is measured")
-        return tdx_rtmr1.disk_events(image, self.image, disk, self.layout)
+        return tdx_rtmr1.disk_events(image, self.image, disk, self.layout, secure=self.secure)
 
     def _rtmr2(self) -> tuple[PredictedEvent, ...]:
         plain = self._plain()
@@ -199,6 +206,6 @@ def _configuration(artefacts: Artefacts) -> Register:
         "mrconfigid",
         _BANK,
         value,
-        (PredictedEvent(value, "measured configuration", source, ("configuration",)),),
+        (PredictedEvent(value, "configuration", source, ("configuration",)),),
         extended=False,
     )

@@ -29,7 +29,9 @@ LEFT = b"Exit Boot Services Returned with Success"
 _BANK = "sha384"
 
 
-def disk_events(image: bytes, parsed: Uki, disk: bytes, layout: Layout) -> tuple[PredictedEvent, ...]:
+def disk_events(
+    image: bytes, parsed: Uki, disk: bytes, layout: Layout, *, secure: bool = False
+) -> tuple[PredictedEvent, ...]:
     """Events of a machine whose firmware finds an image on a disk.
 
     Args:
@@ -37,6 +39,7 @@ def disk_events(image: bytes, parsed: Uki, disk: bytes, layout: Layout) -> tuple
         parsed: The same, read.
         disk: The disk's first sectors.
         layout: The order in which firmware measures.
+        secure: Whether secure boot is enforced: then the image vouches for its kernel, which firmware does not see.
 
     Raises:
         ArtefactError: No partition table, or no image.
@@ -44,16 +47,16 @@ def disk_events(image: bytes, parsed: Uki, disk: bytes, layout: Layout) -> tuple
     table = event(
         gpt_event.gpt_data(disk), "partition table", "the disk's GPT: header and the entries in use", "disk", "image"
     )
-    return (*_calling(layout), table, _image(image), _inner_kernel(parsed), *_leaving())
+    return (*_calling(layout), table, _image(image), *_inner_kernel(parsed, secure=secure), *_leaving())
 
 
-def direct_events(image: bytes, parsed: Uki, layout: Layout) -> tuple[PredictedEvent, ...]:
+def direct_events(image: bytes, parsed: Uki, layout: Layout, *, secure: bool = False) -> tuple[PredictedEvent, ...]:
     """Events of a machine to which QEMU hands an image; arguments as :func:`disk_events`.
 
     Raises:
         ArtefactError: No image.
     """
-    return (_image(image), *_calling(layout), _inner_kernel(parsed), *_leaving())
+    return (_image(image), *_calling(layout), *_inner_kernel(parsed, secure=secure), *_leaving())
 
 
 def kernel_events(
@@ -94,11 +97,13 @@ def _image(image: bytes) -> PredictedEvent:
     return PredictedEvent(authenticode.digest(image, _BANK), "image", source, moved)
 
 
-def _inner_kernel(parsed: Uki) -> PredictedEvent:
+def _inner_kernel(parsed: Uki, *, secure: bool) -> tuple[PredictedEvent, ...]:
+    """The kernel that an image's stub starts; under secure boot past firmware's checks, and so past its measurement."""
+    if secure:
+        return ()
     source = "Authenticode digest of the image's section .linux"
-    # Where secure boot is on, the stub starts it past the firmware's checks, and so past its measurement.
     moved: tuple[Input, ...] = ("kernel", "firmware variables")
-    return PredictedEvent(authenticode.digest(parsed.sections[".linux"], _BANK), "kernel", source, moved)
+    return (PredictedEvent(authenticode.digest(parsed.sections[".linux"], _BANK), "kernel", source, moved),)
 
 
 def _calling(layout: Layout) -> tuple[PredictedEvent, ...]:
@@ -108,6 +113,6 @@ def _calling(layout: Layout) -> tuple[PredictedEvent, ...]:
 
 def _leaving() -> tuple[PredictedEvent, ...]:
     return (
-        event(LEAVING, "leaving boot services", f"the text {LEAVING.decode()!r}"),
-        event(LEFT, "left boot services", f"the text {LEFT.decode()!r}"),
+        event(LEAVING, "leaving firmware", f"the text {LEAVING.decode()!r}"),
+        event(LEFT, "left firmware", f"the text {LEFT.decode()!r}"),
     )

@@ -19,7 +19,6 @@ import tdvf_support as made
 from attestation.tdx import parse_quote, without_padding
 from measurements import acpi, tdvf, tdx, tdx_firmware, tdx_rtmr0
 from measurements.artefacts import Artefacts
-from measurements.boot_options import boot_variables
 from measurements.eventlog import read_tcg2
 from measurements.prediction import replay
 from measurements.shape import Firmware, Qemu, Shape
@@ -87,13 +86,15 @@ def without_acpi(
         (1).to_bytes(4, "little") + name.encode().ljust(124, b"\0") for name in (acpi.RSDP_FILE, acpi.TABLES_FILE)
     )
     events = tdx_rtmr0.events(
-        firmware,
-        tdvf.parse(firmware),
-        layout=layout,
-        build=build,
-        memory=memory,
-        acpi=acpi.AcpiTables(b"", b"", loader),
-        boot=boot_variables("direct", build.programs),
+        tdx_rtmr0.Machine(
+            firmware=firmware,
+            parsed=tdvf.parse(firmware),
+            layout=layout,
+            build=build,
+            memory=memory,
+            acpi=acpi.AcpiTables(b"", b"", loader),
+            boot="direct",
+        )
     )
     return events[: ACPI.start], events[ACPI.stop :]
 
