@@ -31,6 +31,9 @@ TIMERS: Mapping[str, int] = {"q35": 0x608, "pc": 0xB008}
 SECURE_BOOT_DRIVER = UUID("f0e6a44f-7195-41c3-ac64-54f202cd0a21")
 """``SecureBootConfigDxe``: a build without it knows no secure boot."""
 
+TABLES_TEXT = b"ACPI DATA\0"
+"""``EV_POSTCODE_INFO_ACPI_DATA``."""
+
 _CONSTANT = re.compile(rb"\xc7\x05(?P<place>....)\x08\x06\x00\x00", re.DOTALL)
 """``mov dword [rip + place], 0x608``: the address on Cloud Hypervisor's machines, which needs no look at a chipset."""
 
@@ -84,6 +87,14 @@ def crtm_version(firmware: UnpackedFirmware, stated: str | None) -> bytes:
             f"firmware whose own version is not certain: {names}", hint="state it in [firmware] version of the shape"
         )
     return found[0]
+
+
+def measures_tables(firmware: UnpackedFirmware) -> bool:
+    """Whether this build measures ACPI tables: then it has the text that its log shows with them.
+
+    ``OvmfPkg/AcpiPlatformDxe`` does since edk2-stable202302; Debian 12's build (2022.11) was seen not to.
+    """
+    return TABLES_TEXT in firmware.dxe.content
 
 
 def knows_secure_boot(firmware: UnpackedFirmware) -> bool:

@@ -176,7 +176,8 @@ class _Machine:
             _event(item.data, item.name, f"the value of {item.variable}", "boot", "devices", "firmware")
             for item in boot_options.boot_variables(self._shape.boot, self._firmware.dxe)
         )
-        return (*acpi_measured.events(acpi), *options, SEPARATOR)
+        tables = acpi_measured.events(acpi) if tpm_firmware.measures_tables(self._firmware) else ()
+        return (*tables, *options, SEPARATOR)
 
     def _option_roms(self) -> _Events:
         """Register 2: code that devices bring along; this project's own machines have none."""
