@@ -51,11 +51,7 @@ async def carry_out(
         ChainError: The chain cannot be read.
     """
     state = await registry.refresh()
-    if state.owner != wallet.address:
-        raise PublishError(
-            f"the root contract's owner is {state.owner.friendly()}, this key's wallet {wallet.address.friendly()}",
-            hint="only the owner's messages are taken: print them with --dry-run for whoever that is",
-        )
+    require_owner(state, wallet)
     left = list(plan(state))
     total, lost = len(left), 0
     report(0, total)
@@ -75,6 +71,19 @@ async def carry_out(
         left = list(plan(state))
         report(max(0, total - len(left)), total)
     return state
+
+
+def require_owner(state: RootState, wallet: OwnerWallet) -> None:
+    """Refuse a wallet whose messages the root contract does not take.
+
+    Raises:
+        PublishError: It is not the owner's.
+    """
+    if state.owner != wallet.address:
+        raise PublishError(
+            f"the root contract's owner is {state.owner.friendly()}, this key's wallet {wallet.address.friendly()}",
+            hint="only the owner's messages are taken: print them with --dry-run for whoever that is",
+        )
 
 
 async def _shown(registry: Registry, batch: Sequence[Change]) -> None:

@@ -18,7 +18,7 @@ import typer
 from appliance.chain import publish as planning
 from appliance.chain.addresses import Address
 from appliance.chain.owner_wallet import OwnerWallet
-from appliance.chain.publishing import carry_out
+from appliance.chain.publishing import carry_out, require_owner
 from appliance.chain.registry import Registry
 from appliance.cli.network import NetworkOption, open_network
 from appliance.cli.options import JsonOption
@@ -162,17 +162,16 @@ async def _run(
         registry = Registry(chain, Address.parse(order.root or network.root_contract))
         state = await registry.refresh()
         changes = plan(state)
+        memory = None if known is None else known_releases(known, registry.root_address, release.manifest)
         told = _tell(release, listings, registry, changes, output)
-        sending = order.key is not None and not order.dry_run
-        if known is not None:
-            memory = known_releases(known, registry.root_address, release.manifest)
-            if sending:
-                memory.remember([release.manifest])
-        if order.key is None or not sending:
+        if order.key is None or order.dry_run:
             _print(registry, changes, output)
             output.result({**told, "sent": False})
             return
         wallet = OwnerWallet(chain, read_key(order.key))
+        require_owner(state, wallet)
+        if memory is not None:
+            memory.remember([release.manifest])
         state = await carry_out(
             registry, wallet, plan, lambda done, total: output.progress(f"{done} of {total} changes proven")
         )

@@ -105,11 +105,19 @@ class Ports:
 
 
 class Machine:
-    """A simulated confidential VM: quotes whose MRCONFIGID carries the digest of its measured configuration."""
+    """A simulated confidential VM: quotes whose MRCONFIGID carries the digest of its measured configuration.
 
-    def __init__(self, world: SyntheticTdx, measured: MeasuredConfig) -> None:
+    Args:
+        world: Its processor and vendor.
+        measured: Its measured configuration.
+        registers: Registers that another image would have, over the world's own; the event log does not know of them.
+    """
+
+    def __init__(
+        self, world: SyntheticTdx, measured: MeasuredConfig, registers: Mapping[str, bytes] | None = None
+    ) -> None:
         self._world = world
-        self._config_id = measured.digest().ljust(REGISTER_BYTES, b"\0")
+        self._registers = {**(registers or {}), "mr_config_id": measured.digest().ljust(REGISTER_BYTES, b"\0")}
 
     @property
     def root_der(self) -> bytes:
@@ -118,7 +126,7 @@ class Machine:
 
     def quote(self, report_data: bytes) -> bytes:
         """A quote of this machine."""
-        return self._world.quote(report_data, mr_config_id=self._config_id)
+        return self._world.quote(report_data, body=None, **self._registers)
 
     def collateral_json(self) -> bytes:
         """The world's collateral."""
@@ -233,7 +241,14 @@ class World:
             }
         )
 
-    async def machine(self, name: str, measured: MeasuredConfig, gpus: SyntheticGpus | None = None) -> Machine:
+    async def machine(
+        self,
+        name: str,
+        measured: MeasuredConfig,
+        gpus: SyntheticGpus | None = None,
+        *,
+        registers: Mapping[str, bytes] | None = None,
+    ) -> Machine:
         """Start the quoting service of a simulated machine; its socket is ``<name>.quotes`` in the directory.
 
         Args:
@@ -241,8 +256,9 @@ class World:
             measured: Its measured configuration.
             gpus: Its GPUs; their device service is then beside the quoting service's socket
                 (:func:`attestation.platforms.simulated_gpus.devices_path`).
+            registers: See :class:`Machine`.
         """
-        machine = Machine(self.tee, measured)
+        machine = Machine(self.tee, measured, registers)
         server = await tee_service.start(self.quotes(name), machine)
         self._stack.callback(server.close)
         if gpus is not None:

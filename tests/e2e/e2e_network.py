@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from appliance.chain.types import AccountState
+    from appliance.config import ReleaseTrust
 
 MODEL = "stub/model@main:" + "ab" * 32
 BASE_MODEL = "stub/model"
@@ -136,7 +137,8 @@ class Network:
         funds: TON for each node wallet.
         delist: ``image`` or ``model``: left out of the root contract.
         host: Host settings of a program besides the usual ones.
-        trust: Other trust settings of everybody, such as ``{"policy": "any"}``.
+        releases: What gateway and client say of releases in their measured configurations.
+        registers: Registers of a machine that are not the world's own, by its program.
     """
 
     def __init__(
@@ -148,6 +150,8 @@ class Network:
         delist: Sequence[str] = (),
         host: Mapping[str, Mapping[str, Any]] | None = None,
         delay_s: float = 0.02,
+        releases: ReleaseTrust | None = None,
+        registers: Mapping[str, Mapping[str, bytes]] | None = None,
     ) -> None:
         self.directory = directory
         self.chain = chain
@@ -162,6 +166,8 @@ class Network:
         self._funds = {"worker": 10, "gateway": 10, "client": 100} | dict(funds or {})
         self._delist = delist
         self._host = host or {}
+        self._releases = releases
+        self._registers = registers or {}
         self._stack = AsyncExitStack()
         self._runner: web.AppRunner | None = None
         self._engine_port = 0
@@ -195,11 +201,12 @@ class Network:
         self.root = await world.deploy_root()
         self.measured = {
             "worker": world.measured(MODEL, {"kind": "openai", "max_tokens": WORKER_CAP, "max_active_requests": 8}),
-            "gateway": world.measured(),
+            "gateway": world.measured(releases=self._releases),
         }
         self.measured["client"] = self.measured["gateway"]
         for name in ("worker", "gateway"):
-            self.images[name] = (await world.machine(name, self.measured[name])).image
+            machine = await world.machine(name, self.measured[name], registers=self._registers.get(name))
+            self.images[name] = machine.image
         self.ports = {name: world.ports.take() for name in ("workers", "clients", *PROGRAMS)}
         orders = [
             admin.register_proxy(self.root, f"127.0.0.1:{self.ports['workers']} 127.0.0.1:{self.ports['clients']}"),

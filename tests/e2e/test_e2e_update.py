@@ -126,9 +126,10 @@ class Update:
         )
 
     async def asking(self) -> None:
-        """Ask without a pause, as a user does who never has to know of the update."""
+        """Ask again and again, as a user does who never has to know of the update."""
         while True:
             self.answers.append(await self.network.ask(8, stream=bool(len(self.answers) % 2)))
+            await asyncio.sleep(0.05)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -298,35 +299,41 @@ async def test_an_image_that_is_listed_but_of_no_release_is_refused(update: Upda
     await update.offered("next")
 
 
-@pytest.mark.parametrize("name", ["gateway", "client"])
-async def test_a_rollback_is_refused(update: Update, name: str) -> None:
+async def test_a_rollback_is_refused_by_gateway_and_client(update: Update) -> None:
     network, publisher = update.network, update.publisher
     manifests = network.directory / "manifests"
+    programs = ("client", "gateway")
 
     async def refuses(says: str) -> None:
-        status, _, err = await command(name, "run", "--config", str(network.directory / f"{name}.toml"))
-        assert status == 1
-        assert "Traceback" not in err
-        assert says in " ".join(err.split())
+        files = [str(network.directory / f"{name}.toml") for name in programs]
+        ended = await asyncio.gather(
+            *(command(name, "run", "--config", file) for name, file in zip(programs, files, strict=True))
+        )
+        for status, _, err in ended:
+            assert status == 1
+            assert "Traceback" not in err
+            assert says in " ".join(err.split())
 
-    assert await network.stop(name) == 0
+    for name in programs:
+        assert await network.stop(name) == 0
     (manifests / "7.json").unlink()
     await refuses("release 6 of chrysalis/engine-cpu is older than release 7, which was seen here before")
     # The old image with dates of today, under a number that nobody used: lower than what was seen all the same.
     publisher.write(manifests / "6.json", publisher.manifest(OLD, 5, since=-1))
     await refuses("release 5 of chrysalis/engine-cpu is older than release 7")
     publisher.write(manifests / "6.json", publisher.manifest(OLD, 7, since=-1))
-    await refuses("one number was given to two images")
+    await refuses("release 7 of chrysalis/engine-cpu has files")
     # The newest release, expired, and nothing beside it.
     (manifests / "6.json").unlink()
     (manifests / "gateway.json").rename(manifests / "gateway.hidden")
     publisher.write(manifests / "7.json", publisher.manifest(NEXT, 7, since=-2 * DAY, until=-DAY))
     await refuses("release 7 of chrysalis/engine-cpu expired at")
-    # Control: everything is back, and it serves again.
+    # Control: everything is back, and both serve again.
     (manifests / "gateway.hidden").rename(manifests / "gateway.json")
     update.place("7.json", update.new)
     update.place("6.json", update.old)
-    await network.launch(name)
+    await network.start("gateway")
+    await network.launch("client")
     await update.offered("next")
     await network.ready()
 
