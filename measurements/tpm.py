@@ -155,7 +155,10 @@ def _check_predictable(parsed: uki.Uki) -> None:
 def _started(image: bytes, parsed: uki.Uki, boot: Boot) -> tuple[PredictedEvent, ...]:
     """Register 4. A monitor's image is loaded before firmware says that it starts a boot option, a disk's after."""
     itself = PredictedEvent(
-        authenticode.digest(image), "image", "Authenticode digest of the unified kernel image", ("image", "boot")
+        authenticode.digest(image),
+        "image",
+        "Authenticode digest of the unified kernel image",
+        ("image", "kernel", "initrd", "command line", "boot"),
     )
     calling = _constant(CALLING, "calling a boot option", f"the text {CALLING.decode()!r}")
     separator = _constant(SEPARATOR, "separator", "four zero bytes")
@@ -163,7 +166,8 @@ def _started(image: bytes, parsed: uki.Uki, boot: Boot) -> tuple[PredictedEvent,
         authenticode.digest(parsed.sections[".linux"]),
         "kernel",
         "Authenticode digest of the image's section .linux",
-        ("image", "kernel"),
+        # Where secure boot is on, the stub starts it past the firmware's checks, and so past its measurement.
+        ("image", "kernel", "firmware variables"),
     )
     if boot == "direct":
         return itself, calling, separator, kernel

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import sys
 import uuid
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.lab.firmware_variables import GLOBAL, Variable, added
 from measurements.acpi import AcpiTables
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "measurements"))
+
+from measure_support import pe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -133,3 +139,14 @@ def _table(signature: str, content: bytes) -> bytes:
 def _step(command: int, file: str, alignment: int, zone: int) -> bytes:
     """One command of the loader's 128 bytes; those that link tables are only told apart here, not obeyed."""
     return (struct.pack("<I56sIB", command, file.encode(), alignment, zone)).ljust(128, b"\0")
+
+
+def kernel(release: str = "6.12") -> bytes:
+    """A bzImage that firmware would load: a PE image that also has the header of the boot protocol, 2.15."""
+    image = bytearray(pe([(".text", noise(release, 8192)), (".data", b"data")]))
+    image[0x1F1] = 4
+    image[0x202:0x208] = b"HdrS\x0f\x02"
+    image[0x210:0x212] = b"\0\1"
+    struct.pack_into("<I", image, 0x22C, 0x7FFFFFFF)
+    struct.pack_into("<H", image, 0x236, 0x3F)
+    return bytes(image)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import staged_firmware as parts
+from measure_support import COMMAND_LINE, uki
 
 from appliance.lab.secure_boot import SecureBootKeys
 from appliance.lab.tdx_machine import TdxMachine
 from measurements import tdx
-from measurements.artefacts import Artefacts
+from measurements.artefacts import Artefacts, PlainKernel
 from measurements.shape import Firmware, Qemu, Shape
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "measurements"))
-
-from measure_support import COMMAND_LINE, uki
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +59,20 @@ def usual(boot: Boot = "direct", *, secure_boot: bool = False, **shaped: object)
         measured_config=configured("usual"),
     )
     return TdxMachine(artefacts=artefacts, shape=shape, checks_signatures=secure_boot)
+
+
+def plain(qemu: str = "10.1.2") -> TdxMachine:
+    """The machine with a plain kernel that its monitor hands over."""
+    machine = reshaped(usual(), name="usual", qemu=Qemu(version=qemu))
+    kernel = PlainKernel(kernel=parts.kernel(), initrd=INITRD, command_line="console=ttyS0")
+    return replace(machine, artefacts=replace(machine.artefacts, image=None, disk=None, kernel=kernel))
+
+
+def with_kernel(machine: TdxMachine, **changed: bytes | str) -> TdxMachine:
+    """The machine with another kernel, initrd or command line."""
+    kernel = machine.artefacts.kernel
+    assert kernel is not None
+    return replace(machine, artefacts=replace(machine.artefacts, kernel=replace(kernel, **changed)))
 
 
 def reshaped(machine: TdxMachine, **changed: object) -> TdxMachine:
@@ -217,3 +226,37 @@ def changed_file(name: str, attribute: str) -> bytes:
     change = next(item for item in CHANGES if item.name == name)
     content: bytes = getattr(change.make(usual()).artefacts, attribute)
     return content
+
+
+PLAIN = (
+    Change(
+        "command line",
+        lambda m: with_kernel(m, command_line="console=ttyS0 staged"),
+        "command line",
+        RTMR2,
+        {"rtmr2": "command line"},
+    ),
+    Change(
+        "initrd",
+        lambda m: with_kernel(m, initrd=INITRD + b"more"),
+        "initrd",
+        IMAGE,
+        {"rtmr1": "kernel", "rtmr2": "initrd"},
+    ),
+    Change(
+        "kernel",
+        lambda m: with_kernel(m, kernel=parts.kernel("6.13")),
+        "kernel",
+        frozenset({"rtmr1"}),
+        {"rtmr1": "kernel"},
+    ),
+    Change(
+        "memory",
+        lambda m: reshaped(m, memory_mib=1024),
+        "memory",
+        frozenset({"rtmr0", "rtmr1"}),
+        {"rtmr0": "TD HOB", "rtmr1": "kernel"},
+    ),
+    Change("memory above 4 GiB", lambda m: reshaped(m, memory_mib=16384), "memory", RTMR0, {"rtmr0": "TD HOB"}),
+)
+"""Changes of a machine with a plain kernel, whose header tells where the monitor put the initrd."""

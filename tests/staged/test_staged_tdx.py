@@ -165,6 +165,28 @@ def test_pages_are_added_in_the_order_of_the_monitor() -> None:
     assert explain(predicted(old), reported(old).values, reported(old).log).equal
 
 
+@pytest.mark.parametrize("qemu", ["10.1.2", "10.2.0"])
+def test_a_plain_kernel_is_what_the_monitor_hands_over(qemu: str) -> None:
+    machine = staged.plain(qemu)
+    seen = reported(machine)
+    assert explain(predicted(machine), seen.values, seen.log).equal
+    other = reported(staged.plain("10.2.0" if qemu == "10.1.2" else "10.1.2"))
+    assert {name for name in seen.values if seen.values[name] != other.values[name]} == {"rtmr0", "rtmr1"}
+
+
+@pytest.mark.parametrize("change", staged.PLAIN, ids=lambda change: change.name)
+def test_a_change_around_a_plain_kernel_is_explained(change: Change) -> None:
+    machine = staged.plain()
+    seen = reported(change.make(machine))
+    assert moved(machine, seen) == change.moves
+    found = explain(predicted(machine), seen.values, seen.log)
+    firsts: dict[str, str] = {}
+    for item in found.findings:
+        firsts.setdefault(item.register, item.event)
+    assert firsts == change.events
+    assert change.cause in {item.causes[0].input for item in found.findings}
+
+
 def test_secure_boot_refuses_an_image_that_nobody_signed() -> None:
     machine = usual(secure_boot=True)
     secured = staged.CHANGES[-1].make(machine)
