@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -24,6 +25,7 @@ from appliance.image.archive import from_machine, snapshot
 from appliance.image.release import read_keys
 from appliance.image.source import SOURCE
 from attestation.evidence import MAX_BUNDLE
+from attestation.policies.reference_images import Configuration
 from attestation.report import visible
 from measurements.errors import ChrysalisError
 
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
 
     from appliance.audit.outcome import Step
     from appliance.audit.plan import Audit
-    from attestation.policies.reference_images import Configuration
     from measurements.manifest import Manifest
 
 MAX_FINDINGS = 8
 """Findings of a step that are said on the terminal; the report has all."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MARKS: Final = {"same": "ok", "differs": "DIFF", "unchecked": "?"}
 
 
@@ -58,10 +60,9 @@ def audit(
     ] = None,
     root: Annotated[str | None, typer.Option(help="Root contract, if not the network file's own.")] = None,
     measured: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="With --network: a measured configuration that machines run (measured.toml, a program's); repeat it.",
-            dir_okay=False,
+            help="With --network: a configuration that machines run: measured.toml, a program's file, or its digest.",
         ),
     ] = None,
     known: Annotated[
@@ -176,12 +177,16 @@ def _known(named: Iterable[Path]) -> Mapping[str, Manifest]:
     return found
 
 
-def _configurations(named: list[Path] | None) -> tuple[Configuration, ...]:
-    if not named:
-        return ()
-    from appliance.cli.releases import measured_configurations  # noqa: PLC0415 - needs the network packages
+def _configurations(named: list[str] | None) -> tuple[Configuration, ...]:
+    """Measured configurations, from digests and from files."""
+    digests = [text for text in named or () if _DIGEST.fullmatch(text)]
+    files = [Path(text) for text in named or () if text not in digests]
+    found = [Configuration(f"configuration {text[:16]}…", bytes.fromhex(text)) for text in digests]
+    if files:
+        from appliance.cli.releases import measured_configurations  # noqa: PLC0415 - needs the network packages
 
-    return tuple(item.configuration for item in measured_configurations(named, unbound=False))
+        found += [item.configuration for item in measured_configurations(files, unbound=False)]
+    return tuple(found)
 
 
 def _bundle(path: Path) -> MachineEvidence:

@@ -1,0 +1,84 @@
+"""The command against a real local chain: what its root contract lists, proven, is held against a release."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from audit_support import ROOT, Release
+
+from attestation.policies.reference_images import Configuration, image_hashes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STRANGE = "5c" * 32
+DIGEST = bytes(range(32))
+
+
+def chrysalis(*words: str | Path, status: int = 0) -> dict[str, Any]:
+    command = [sys.executable, "-m", "appliance.cli", *map(str, words), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == status, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A running chain; its directory."""
+    directory = tmp_path_factory.mktemp("lab")
+    command = [sys.executable, "-m", "appliance.cli", "lab", "chain", "-d", str(directory), "--block-time", "0.5"]
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            while not (directory / "network.json").exists():
+                assert process.poll() is None, (directory / "log").read_text()
+                time.sleep(0.1)
+            yield directory
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("audit_home")
+def test_a_release_against_a_root_contract(release: Release, lab: Path, tmp_path: Path) -> None:
+    """Listed and explained; then with one image more that no manifest at hand explains."""
+    manifest = release.write(tmp_path / "manifest.json")
+    own = sorted(image_hashes(release.manifest, (Configuration("c", DIGEST),)).hashes)
+    key, network = lab / "owner.key", lab / "network.json"
+    chrysalis("lab", "faucet", chrysalis("wallet", "new", key)["address"], "100", "-d", lab)
+    root = chrysalis("registry", "create", "-k", key, "-n", network, "--price", "20", "--worker-fee", "17")["root"]
+    at = ["-n", network, "--root", root]
+
+    def audit(status: int, *more: str | Path) -> dict[str, Any]:
+        words = ["audit", release.source, "--manifest", manifest, "--built", release.published, "--offline"]
+        return chrysalis(*words, "--work", tmp_path / "work", *more, status=status)
+
+    chrysalis("registry", "add", "image", own[0].hex(), "-k", key, *at)
+    measured = ["--measured", DIGEST.hex()]
+    good = next(step for step in audit(0, *at, *measured)["steps"] if step["name"] == "registry")
+    assert good["inputs"]["root contract"] == root
+    assert {row["stated"]: row["seen"] for row in good["rows"]}[own[0].hex()] == "listed"
+    chrysalis("registry", "add", "image", STRANGE, "-k", key, *at)
+    told = audit(1, *at, *measured)
+    assert told["verdict"] == f"differs: listed worker image {STRANGE}"
+
+
+@pytest.mark.usefixtures("audit_home")
+def test_a_network_that_does_not_answer_is_no_difference(release: Release, tmp_path: Path) -> None:
+    block = {"workchain": -1, "shard": -(2**63), "seqno": 1, "root_hash": "11" * 32, "file_hash": "22" * 32}
+    network = tmp_path / "network.json"
+    servers = [{"address": "127.0.0.1:9", "key": "Qk" * 21 + "Q="}]
+    network.write_text(json.dumps({"global_id": -239, "zerostate": block, "key_block": block, "liteservers": servers}))
+    words = ["audit", release.source, "--manifest", release.write(tmp_path / "manifest.json"), "--offline"]
+    told = chrysalis(*words, "--built", release.published, "-n", network, "--work", tmp_path / "work", status=2)
+    assert told["verdict"].startswith("could not be checked: the registry cannot be read: ")
+    assert os.sep not in told["verdict"].partition("read: ")[2][:10]
