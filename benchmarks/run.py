@@ -57,6 +57,11 @@ BENCHMARKS = (
         "a model volume read through dm-verity against the same disk without it",
         ("--mib", "8", "--rounds", "1"),
     ),
+    Benchmark(
+        "predictions",
+        "one shape's registers a platform, SEV-SNP's part against sev-snp-measure called plainly",
+        ("--rounds", "1"),
+    ),
     Benchmark("boot", "the image's boot, stage by stage, against a plain Debian cloud image's", ()),
 )
 

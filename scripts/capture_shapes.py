@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -19,7 +20,9 @@ from appliance.host.acpi_cache import AcpiCache  # noqa: E402 - found only after
 from appliance.host.acpi_capture import capture, require_version  # noqa: E402 - as above
 from appliance.host.errors import MachineError  # noqa: E402 - as above
 from measurements import acpi_file, shape_library  # noqa: E402 - as above
-from measurements.shape import Shape  # noqa: E402 - as above
+
+if TYPE_CHECKING:
+    from measurements.shape import Shape
 
 SHAPES = ROOT / "measurements" / "shapes"
 

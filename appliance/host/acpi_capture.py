@@ -123,7 +123,12 @@ def _captured(
         command = _command(machine)
         begun = time.monotonic()
         with _running(machine, program, command, seconds) as qemu:
-            tables = _read_tables(directory, qemu, seconds)
+            try:
+                tables = _read_tables(directory, qemu, seconds)
+            except ControlError:
+                if qemu.wait(FORCE_S):
+                    raise LaunchError(f"QEMU ended; QEMU said: {_words(directory)}") from None
+                raise
         log.info("acpi captured", name=shape.name, seconds=round(time.monotonic() - begun, 1))
     if b"MCFG" not in tables.tables:
         raise LaunchError(
@@ -216,9 +221,12 @@ def _await(directory: Path, qemu: ProcessIdentity, limit: float, what: str, ther
     while not there():
         alive = qemu.alive
         if not alive or time.monotonic() > limit:
-            said = tail(directory / FILES.qemu_log, 8) or "nothing"
-            raise LaunchError(f"{what if alive else 'QEMU ended'}; QEMU said: {said}")
+            raise LaunchError(f"{what if alive else 'QEMU ended'}; QEMU said: {_words(directory)}")
         time.sleep(POLL_S)
+
+
+def _words(directory: Path) -> str:
+    return tail(directory / FILES.qemu_log, 8) or "nothing"
 
 
 def _read(path: Path) -> bytes:
