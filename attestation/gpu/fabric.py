@@ -45,7 +45,7 @@ class Fabric:
         hint = "all GPUs of a machine are set to one mode, and the policy names which ones it takes"
         why = "How GPUs are linked decides which of their traffic is encrypted."
         mode = finding(
-            "gpu link mode", len(modes) == 1 and modes <= self.modes, names, f"one of {allowed}", hint, why=why
+            "gpu link mode", len(modes) <= 1 and modes <= self.modes, names, f"one of {allowed}", hint, why=why
         )
         linked = bool(switches) or any(device.peers for device in devices)
         needed = MultiGpu.PROTECTED_PCIE in modes

@@ -101,6 +101,12 @@ def test_mixed_modes_are_no_fabric() -> None:
     assert failed(Fabric().appraise(subject(*mixed)).checks) == ["gpu link mode"]
 
 
+def test_a_machine_without_a_gpu_has_no_link_mode() -> None:
+    """How many there have to be is another rule's: a machine that computes on its processor shows none."""
+    assert failed(Fabric().appraise(subject()).checks) == []
+    assert failed(Fabric().appraise(subject(claims(0, multi_gpu=MultiGpu.UNKNOWN))).checks) == ["gpu link mode"]
+
+
 @pytest.mark.parametrize(
     "rule", gpu_rules(devices=frozenset(), switches=SwitchCount(0)), ids=lambda item: type(item).__name__
 )
