@@ -30,6 +30,8 @@ _COMMAND_LINE_ADDRESS = 0x20000
 _REAL_MODE_ADDRESS = 0x10000
 _LOADED_HIGH, _CAN_USE_HEAP = 0x01, 0x80
 _ABOVE_4_GIB = 0x02  # XLF_CAN_BE_LOADED_ABOVE_4G
+_RELEASE = re.compile(rb"([0-9]{1,3})\.([0-9]{1,4})")
+_MAX_RELEASE = 64
 _VIDEO = re.compile(r"vga=(normal|ext|ask|0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})( |$)")
 _VIDEO_MODES = {"normal": 0xFFFF, "ext": 0xFFFE, "ask": 0xFFFD}
 
@@ -74,6 +76,15 @@ def filled_in(kernel: bytes, *, initrd_size: int | None, command_line: str, memo
     if initrd_size is not None:
         struct.pack_into("<II", header, 0x218, _initrd_address(kernel, initrd_size, memory), initrd_size)
     return bytes(header) + kernel[_HEADER_END:]
+
+
+def release(kernel: bytes) -> tuple[int, int] | None:
+    """Version and patch level that a kernel says of itself (6, 12); None where it says none."""
+    if len(kernel) < _HEADER_END or kernel[0x202:0x206] != b"HdrS":
+        return None
+    start = int.from_bytes(kernel[0x20E:0x210], "little") + 0x200
+    found = _RELEASE.match(kernel[start : start + _MAX_RELEASE]) if start > 0x200 else None
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _check(kernel: bytes) -> None:

@@ -1,6 +1,6 @@
 """What a TDX machine will report: artefacts and a machine's shape in, its registers out.
 
-Predicted are MRTD, RTMR0, RTMR1, RTMR2 and MRCONFIGID, for a unified kernel image by disk and by direct boot and for a
+Predicted are MRTD, RTMR0 to RTMR3 and MRCONFIGID, for a unified kernel image by disk and by direct boot and for a
 plain kernel by direct boot. A register that one artefact or one fact is missing for is named in ``unpredicted`` with
 the reason; the others are predicted all the same. The predictor is never given a log or a quote.
 
@@ -29,7 +29,7 @@ MIB: Final = 1024**2
 CONFIGURATION_SIZE: Final = 32
 _BANK: Final = "sha384"
 _REGISTER_SIZE: Final = 48
-_GUEST: Final = "the running guest extends it, not the firmware: its log says with what"
+_GUEST: Final = "the running guest extends it, and what a plain kernel's guest does is not known: its log says it"
 
 
 def predict(artefacts: Artefacts, shape: Shape) -> Prediction:
@@ -41,8 +41,7 @@ def predict(artefacts: Artefacts, shape: Shape) -> Prediction:
         shape: A machine of platform ``tdx``.
 
     Returns:
-        Registers ``mrtd``, ``rtmr0`` to ``rtmr2`` and ``mrconfigid``; under ``unpredicted`` those that cannot be said,
-        ``rtmr3`` always.
+        Registers ``mrtd``, ``rtmr0`` to ``rtmr3`` and ``mrconfigid``; under ``unpredicted`` those that cannot be said.
 
     Raises:
         ArtefactError: No firmware, or one that is none for TDX.
@@ -51,7 +50,7 @@ def predict(artefacts: Artefacts, shape: Shape) -> Prediction:
     machine = _Machine(artefacts, shape, _qemu(shape))
     firmware = artefacts.need("firmware", "every register of a TDX machine")
     registers = {"mrtd": _mrtd(firmware, machine.parsed, machine.qemu)}
-    unpredicted = {"rtmr3": _GUEST}
+    unpredicted: dict[str, str] = {}
     for name, events in machine.registers.items():
         try:
             registers[name] = Register.replayed(name, _BANK, events())
@@ -75,7 +74,7 @@ class _Machine:
     @property
     def registers(self) -> Mapping[str, Callable[[], tuple[PredictedEvent, ...]]]:
         """Events by register; asking raises what stands in the way."""
-        return {"rtmr0": self._rtmr0, "rtmr1": self._rtmr1, "rtmr2": self._rtmr2}
+        return {"rtmr0": self._rtmr0, "rtmr1": self._rtmr1, "rtmr2": self._rtmr2, "rtmr3": self._rtmr3}
 
     @cached_property
     def firmware(self) -> bytes:
@@ -117,6 +116,8 @@ class _Machine:
             )
         if any(option.startswith("max-ram-below-4g") for option in self.qemu.options):
             raise MeasurementError("a machine whose low memory is set by max-ram-below-4g")
+        if self.shape.boot == "disk" and any("bootindex" in device for device in self.shape.devices):
+            raise MeasurementError("a device with a bootindex of its own: firmware makes a boot option for it, too")
         return tdx_rtmr0.events(
             tdx_rtmr0.Machine(
                 firmware=self.firmware,
@@ -133,7 +134,9 @@ class _Machine:
     def _rtmr1(self) -> tuple[PredictedEvent, ...]:
         plain = self._plain()
         if plain is not None:
-            return tdx_rtmr1.kernel_events(plain, self.layout, self.build, qemu=self.qemu.numbers, memory=self.memory)
+            return tdx_rtmr1.kernel_events(
+                plain, self.layout, self.build, qemu=self.qemu.numbers, memory=self.memory, secure=self.secure
+            )
         image = self.artefacts.need("image", "RTMR1")
         if self.shape.boot == "direct":
             return tdx_rtmr1.direct_events(image, self.image, self.layout, secure=self.secure)
@@ -143,6 +146,13 @@ class _Machine:
     def _rtmr2(self) -> tuple[PredictedEvent, ...]:
         plain = self._plain()
         return tdx_rtmr2.image_events(self.image) if plain is None else tdx_rtmr2.kernel_events(plain)
+
+    def _rtmr3(self) -> tuple[PredictedEvent, ...]:
+        """Nothing: firmware leaves it alone, and the guest of an image of ours extends it with nothing."""
+        if self._plain() is not None:
+            raise MeasurementError(_GUEST)
+        self.artefacts.need("image", "RTMR3: what a running guest extends it with is the image's")
+        return ()
 
     def _plain(self) -> PlainKernel | None:
         """The plain kernel that the machine boots, if it is not an image.

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from measurements import authenticode, gpt_event, linux_boot
+from measurements.errors import MeasurementError
 from measurements.prediction import PredictedEvent
 from measurements.tdx_rtmr0 import event, separator
 from measurements.tpm import CALLING
@@ -60,7 +61,7 @@ def direct_events(image: bytes, parsed: Uki, layout: Layout, *, secure: bool = F
 
 
 def kernel_events(
-    plain: PlainKernel, layout: Layout, build: Build, *, qemu: tuple[int, ...], memory: int
+    plain: PlainKernel, layout: Layout, build: Build, *, qemu: tuple[int, ...], memory: int, secure: bool = False
 ) -> tuple[PredictedEvent, ...]:
     """Events of a machine to which QEMU hands a plain kernel.
 
@@ -70,15 +71,21 @@ def kernel_events(
         build: What is in the firmware.
         qemu: Version as numbers.
         memory: Size of the machine's memory, in bytes.
+        secure: Whether secure boot is enforced.
 
     Raises:
         ArtefactError: No kernel that firmware can start.
-        MeasurementError: QEMU would refuse initrd or command line.
+        MeasurementError: QEMU would refuse initrd or command line, or firmware a kernel that QEMU has changed.
     """
     if not linux_boot.header_is_filled_in(qemu, firmware_takes_named=build.named_kernel):
         source = "Authenticode digest of the kernel"
         digest = authenticode.digest(plain.kernel, _BANK)
         return started(PredictedEvent(digest, "kernel", source, ("kernel", "qemu")), layout)
+    if secure:
+        raise MeasurementError(
+            "QEMU fills the kernel's header in, which no signature survives: under secure boot firmware refuses it",
+            hint=f"QEMU {linux_boot.LEFT_ALONE_SINCE[0]}.{linux_boot.LEFT_ALONE_SINCE[1]} leaves it alone",
+        )
     size = None if plain.initrd is None else len(plain.initrd)
     content = linux_boot.filled_in(plain.kernel, initrd_size=size, command_line=plain.command_line, memory=memory)
     source = "Authenticode digest of the kernel with its header filled in by QEMU"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from measurements import linux_boot
 from measurements.errors import MeasurementError
 from measurements.tdx_rtmr0 import event
 from measurements.tpm import _initrd as initrd_of
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 STUB_MEASURES_SINCE = 256
 """First systemd stub that measures into the registers of a confidential machine."""
+KERNEL_MEASURES_SINCE = (6, 9)
+"""First Linux that measures into the registers of a confidential machine."""
 MAX_COMMAND_LINE = 64 * 1024
 SECTION_INPUTS: Mapping[str, tuple[Input, ...]] = {
     ".linux": ("kernel",),
@@ -38,7 +41,12 @@ _INITRD_ARGUMENT = " initrd=initrd"
 
 
 def image_events(parsed: Uki) -> tuple[PredictedEvent, ...]:
-    """Events of a machine that boots a unified kernel image."""
+    """Events of a machine that boots a unified kernel image.
+
+    Raises:
+        MeasurementError: Its kernel is too old to say what it measures.
+    """
+    _check_release(parsed.sections[".linux"])
     return (
         *_sections(parsed),
         event(
@@ -60,8 +68,10 @@ def kernel_events(plain: PlainKernel) -> tuple[PredictedEvent, ...]:
     """Events of a machine to which QEMU hands a plain kernel.
 
     Raises:
-        MeasurementError: A command line too long or of characters beyond 7 bits, which firmware would not hand on.
+        MeasurementError: A command line too long or of characters beyond 7 bits, which firmware would not hand on; or
+            a kernel too old to say what it measures.
     """
+    _check_release(plain.kernel)
     text = plain.command_line
     if len(text) > MAX_COMMAND_LINE or not text.isascii() or "\0" in text:
         raise MeasurementError(f"command line of {len(text)} characters, expected ASCII, at most {MAX_COMMAND_LINE}")
@@ -76,6 +86,16 @@ def kernel_events(plain: PlainKernel) -> tuple[PredictedEvent, ...]:
         ),
         event(plain.initrd, "initrd", "the initrd as handed to QEMU", "initrd"),
     )
+
+
+def _check_release(kernel: bytes) -> None:
+    release = linux_boot.release(kernel)
+    if release is not None and release < KERNEL_MEASURES_SINCE:
+        raise MeasurementError(
+            f"Linux {release[0]}.{release[1]}, kernels measure into this register from "
+            f"{KERNEL_MEASURES_SINCE[0]}.{KERNEL_MEASURES_SINCE[1]} on",
+            hint="some distributions' older kernels do, too: only a machine's log can say",
+        )
 
 
 def _sections(parsed: Uki) -> Iterator[PredictedEvent]:
