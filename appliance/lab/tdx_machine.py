@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 FIRST_INTERLEAVED = (9,)
 """QEMU 8 with the early patches for TDX adds all pages of a section before it measures them."""
 
+FIRST_UNTOUCHED = (10, 2)
+"""From here on QEMU leaves the kernel of a confidential machine as it is."""
+
 CALLING = b"Calling EFI Application from Boot Option"
 LEAVING = (b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Success")
 _POLICY = (("SecureBoot", GLOBAL), ("PK", GLOBAL), ("KEK", GLOBAL), ("db", SECURITY_DATABASE),
@@ -49,7 +52,8 @@ class TdxMachine:
     """What a host starts.
 
     Attributes:
-        artefacts: Firmware in one file, the unified kernel image, the disk, ACPI tables, the configuration's digest.
+        artefacts: Firmware in one file, the unified kernel image (or, handed over by the monitor, a plain kernel and
+            its initrd), the disk, ACPI tables, the configuration's digest.
         shape: Memory, kind of boot, version of the monitor.
         checks_signatures: Whether the firmware was built with secure boot (its file says so in compressed code only).
         smbios: Strings of SMBIOS type 11 that the host hands over.
@@ -84,32 +88,38 @@ class TdxMachine:
 
     def _measured(self) -> list[Measured]:
         """Everything in the order of time."""
-        image = self._need("image")
-        parts = files.contents(image)
         variables = read(self._need("firmware"))
         secure = self.checks_signatures and "PK" in variables
-        started = [*self._authority(image, variables, secure=secure), _image(image)]
-        found = [*self._firmware(variables, secure=secure), *self._tables()]
         direct = self.shape.boot == "direct"
-        if direct:
-            found += started
+        image = self._need("image") if self.artefacts.kernel is None else None
+        started = (
+            [self._kernel()] if image is None else [*self._authority(image, variables, secure=secure), _image(image)]
+        )
+        found = [*self._firmware(variables, secure=secure), *self._tables(), *(started if direct else ())]
         found += [Measured(0, _BOOT, option.data, option.measured) for option in boot_options(self.shape.boot)]
         found += [Measured(1, _ACTION, CALLING, CALLING), Measured(1, _SEPARATOR, SEPARATOR, SEPARATOR)]
         if not direct:
             table = files.partition_table(self._need("disk"))
             found += [Measured(1, _GPT, table, table), *started]
-        for name in files.STUB_ORDER:
-            if name in parts:
-                shown = files.load_options(name)
-                found += [Measured(2, _IPL, name.encode() + b"\0", shown), Measured(2, _IPL, parts[name], shown)]
-        if not secure:
-            found.append(_image(parts[".linux"]))
-        options = files.load_options(files.command_line(parts))
-        found += [
-            Measured(2, _TAG, options, b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0"),
-            Measured(2, _TAG, files.initrd(parts), b"\xec\x22\x3b\x8f\x0d\0\0\0Linux initrd\0"),
-        ]
+        found += self._handed() if image is None else _stub(files.contents(image), secure=secure)
         return [*found, *(Measured(1, _ACTION, text, text) for text in LEAVING)]
+
+    def _kernel(self) -> Measured:
+        """A plain kernel as the monitor's version hands it over."""
+        kernel, qemu = self.artefacts.kernel, self.shape.qemu
+        if kernel is None or kernel.initrd is None or qemu is None:
+            raise LabError("a plain kernel without an initrd or a monitor")
+        if qemu.numbers >= FIRST_UNTOUCHED:
+            return _image(kernel.kernel)
+        low = memory.low_memory(self.shape.memory_mib << 20)
+        return _image(files.handed_over(kernel.kernel, len(kernel.initrd), low))
+
+    def _handed(self) -> list[Measured]:
+        """What a plain kernel is handed; firmware adds the name of the initrd that it serves."""
+        kernel = self.artefacts.kernel
+        if kernel is None or kernel.initrd is None:
+            raise LabError("a plain kernel without an initrd")
+        return _by_kernel(kernel.command_line + " initrd=initrd", kernel.initrd)
 
     def _firmware(self, variables: dict[str, Variable], *, secure: bool) -> list[Measured]:
         """What firmware measures of its surroundings before it uses any of it."""
@@ -157,3 +167,23 @@ def _image(image: bytes) -> Measured:
     """An image that firmware loaded (EFI_IMAGE_LOAD_EVENT; where it lay is of this run alone)."""
     place = (0x7D00_0000).to_bytes(8, "little") + len(image).to_bytes(8, "little") + bytes(16)
     return Measured(1, _APPLICATION, files.signed_content(image), place)
+
+
+def _stub(parts: dict[str, bytes], *, secure: bool) -> list[Measured]:
+    """What an image's stub measures, then the kernel in it, which firmware measures unless it checks signatures."""
+    found = []
+    for name in files.STUB_ORDER:
+        if name in parts:
+            shown = files.load_options(name)
+            found += [Measured(2, _IPL, name.encode() + b"\0", shown), Measured(2, _IPL, parts[name], shown)]
+    if not secure:
+        found.append(_image(parts[".linux"]))
+    return found + _by_kernel(files.command_line(parts), files.initrd(parts))
+
+
+def _by_kernel(command_line: str, initrd: bytes) -> list[Measured]:
+    """What the kernel measures itself: its load options and its initrd."""
+    return [
+        Measured(2, _TAG, files.load_options(command_line), b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0"),
+        Measured(2, _TAG, initrd, b"\xec\x22\x3b\x8f\x0d\0\0\0Linux initrd\0"),
+    ]

@@ -4,7 +4,8 @@ Bytes in, the very bytes that are hashed out; nothing of ``measurements`` is use
 taken as the file without the fields that signing changes, which is the document's result for files whose sections lie
 without gaps; a file with gaps is refused here rather than hashed in another way.
 
-Sources: Microsoft, "Windows Authenticode Portable Executable Signature Format"; systemd 257 ``src/boot/stub.c``,
+Sources: Microsoft, "Windows Authenticode Portable Executable Signature Format"; QEMU 9.2 ``hw/i386/x86-common.c``
+(``x86_load_linux``), Linux ``Documentation/arch/x86/boot.rst``; systemd 257 ``src/boot/stub.c``,
 ``src/boot/cpio.c``; Linux 6.12 ``drivers/firmware/efi/libstub/efi-stub-helper.c``; UEFI 2.10 section 5.3 (GPT) and TCG
 PC Client Platform Firmware Profile 1.06, section 10.2.5 (UEFI_GPT_DATA).
 """
@@ -24,6 +25,10 @@ STUB_ORDER = (".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".
 """In which order the stub measures what it carries (``src/fundamental/uki.h``)."""
 
 SECTOR = 512
+KERNEL_AT, COMMAND_LINE_AT = 0x10000, 0x20000
+TABLES_SIZE = 0x28000
+"""What QEMU keeps free for tables at the end of the memory below 4 GiB, in bytes."""
+
 GPT_HEADER = 92
 """EFI_PARTITION_TABLE_HEADER as firmware copies it into the event, in bytes."""
 
@@ -88,6 +93,24 @@ def initrd(parts: Mapping[str, bytes]) -> bytes:
     if len(pieces) == 1:
         return pieces[0]
     return b"".join(_aligned(piece) for piece in pieces)
+
+
+def handed_over(kernel: bytes, initrd_size: int, low_memory: int) -> bytes:
+    """A plain kernel as a monitor leaves it that fills in what boot loaders fill in.
+
+    Args:
+        kernel: The bzImage.
+        initrd_size: Length of the initrd in bytes.
+        low_memory: Memory of the machine below 4 GiB, in bytes.
+    """
+    highest = 0xFFFFFFFF if kernel[0x236] & 2 else struct.unpack_from("<I", kernel, 0x22C)[0]
+    place = min(highest, low_memory - TABLES_SIZE - 1) - initrd_size
+    filled = bytearray(kernel)
+    filled[0x210:0x212] = bytes((0xB0, kernel[0x211] | 0x80))  # who loads, and that there is a heap
+    struct.pack_into("<II", filled, 0x218, place - place % 4096, initrd_size)
+    struct.pack_into("<H", filled, 0x224, COMMAND_LINE_AT - KERNEL_AT - 512)
+    struct.pack_into("<I", filled, 0x228, COMMAND_LINE_AT)
+    return bytes(filled)
 
 
 def partition_table(disk: bytes) -> bytes:

@@ -110,12 +110,17 @@ def _extend(section: Section, page: int) -> Iterator[bytes]:
         yield section.content[piece : piece + CHUNK].ljust(CHUNK, b"\0")
 
 
+def low_memory(memory: int) -> int:
+    """How much of a machine's memory lies below 4 GiB, in bytes."""
+    return min(memory, 2 * GIB if memory >= 0xB0000000 else 0xB0000000)
+
+
 def memory_map(memory: int, parts: Sequence[Section]) -> list[tuple[int, int, int]]:
     """Memory as the monitor tells it: kind, address and length of each range, by address; all in bytes.
 
     A range begins as unaccepted. Each section that is there from the start is cut out of the range that holds it.
     """
-    low = min(memory, 2 * GIB if memory >= 0xB0000000 else 0xB0000000)
+    low = low_memory(memory)
     ranges = [[_UNACCEPTED, 0, low]]
     if memory > low:
         ranges.append([_UNACCEPTED, 4 * GIB, memory - low])

@@ -109,7 +109,7 @@ def tables(shape: Shape) -> AcpiTables:
         "FACS": bytes(56),
         "DSDT": "\n".join(described).encode(),
         "FACP": bytes(244 - 36),
-        "APIC": b"".join(struct.pack("<BBBBI", 0, 8, number, number, 1) for number in range(shape.vcpus)),
+        "APIC": b"".join(struct.pack("<BBHI", 0, 8, number, 1) for number in range(shape.vcpus)),
         "HPET": bytes(20),
         "MCFG": bytes(24),
         "WAET": bytes(4),

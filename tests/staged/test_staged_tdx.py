@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 import staged_firmware as parts
 import staged_tdx as staged
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from staged_tdx import CHANGES, predicted, usual
 
 from appliance.lab import tdx_machine_memory as memory
@@ -21,6 +23,7 @@ from appliance.lab.errors import LabError
 from appliance.lab.secure_boot import SecureBootKeys
 from attestation.tdx import parse_quote
 from attestation.tdx_log import TdxLog
+from measurements import shape_library
 from measurements.candidates import Others, single_changes
 from measurements.eventlog import EventLog, parse_tcg2
 from measurements.explain import explain
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
     from staged_tdx import Change
 
     from appliance.lab.tdx_machine import TdxMachine
+    from measurements.acpi import AcpiTables
     from measurements.explanation import Candidate, Explanation
-    from measurements.shape import Boot
+    from measurements.shape import Boot, Shape
 
 BOOTS: tuple[Boot, ...] = ("direct", "disk")
 
@@ -185,6 +189,65 @@ def test_a_change_around_a_plain_kernel_is_explained(change: Change) -> None:
         firsts.setdefault(item.register, item.event)
     assert firsts == change.events
     assert change.cause in {item.causes[0].input for item in found.findings}
+
+
+@pytest.mark.parametrize("boot", BOOTS)
+def test_secure_boot_with_keys_of_ones_own_is_predicted(boot: Boot) -> None:
+    secured = staged.CHANGES[-1].make(usual(boot, secure_boot=True))
+    seen = reported(secured)
+    assert explain(predicted(secured), seen.values, seen.log).equal
+    assert "variable db" in {event.name for event in predicted(secured).registers["rtmr0"].events}
+
+
+@given(
+    boot=st.sampled_from(BOOTS),
+    memory_mib=st.integers(512, 4 << 20),
+    vcpus=st.integers(1, 512),
+    version=st.sampled_from(["8.2.2", "9.0.0", "10.1.2", "11.1.0"]),
+    secure_boot=st.booleans(),
+    gpus=st.integers(0, 8),
+)
+@settings(max_examples=25)
+def test_two_readings_of_the_sources_agree(
+    *, boot: Boot, memory_mib: int, vcpus: int, version: str, secure_boot: bool, gpus: int
+) -> None:
+    """Whatever the shape, the machine measures what was predicted of it."""
+    shaped = {"memory_mib": memory_mib, "vcpus": vcpus, "gpus": gpus, "qemu": Qemu(version=version)}
+    machine = usual(boot, secure_boot=secure_boot, **shaped)
+    prediction = predicted(machine)
+    booted = machine.boot().registers
+    named = {"mrtd": "mr_td", "mrconfigid": "mr_config_id"}
+    assert {"mrtd", "rtmr0", "rtmr1", "rtmr2", "mrconfigid"} <= prediction.registers.keys()
+    assert prediction.values == {name: booted[named.get(name, name)] for name in prediction.registers}
+
+
+LIBRARY = tuple(
+    name for name in shape_library.names() if shape_library.shape(name).platform == "tdx" and shape_library.acpi(name)
+)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_shape_of_the_library_with_the_tables_of_qemu(name: str) -> None:
+    """The tables that QEMU itself built for the shape; the search finds it among the others of its way to boot."""
+    shape, acpi = shape_library.shape(name), shape_library.acpi(name)
+    machine = usual()
+    machine = replace(machine, shape=shape, artefacts=replace(machine.artefacts, acpi=acpi))
+    seen = reported(machine)
+    assert explain(predicted(machine), seen.values, seen.log).equal
+    others = [shape_library.shape(other) for other in LIBRARY if other != name]
+    for other in (item for item in others if item.boot == shape.boot):
+        foreign = replace(
+            machine, shape=other, artefacts=replace(machine.artefacts, acpi=shape_library.acpi(other.name))
+        )
+        known = single_changes(
+            machine.artefacts, shape, others=Others(shapes=tuple(others)), acpi=_of_library, only=("memory", "vcpus")
+        )
+        found = explain(predicted(machine), reported(foreign).values, None, known)
+        assert found.changes == (f"shape {other.name}",)
+
+
+def _of_library(wanted: Shape) -> AcpiTables | None:
+    return shape_library.acpi(wanted.name) if wanted == shape_library.shape(wanted.name) else None
 
 
 def test_secure_boot_refuses_an_image_that_nobody_signed() -> None:
