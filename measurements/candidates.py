@@ -263,9 +263,10 @@ def _files(artefacts: Artefacts, shape: Shape, others: Others) -> Iterator[_Chan
 
 
 def _firmware(shape: Shape, name: str) -> Shape:
-    """The shape with another firmware build, whose version stands in its name where it does at all."""
-    words = {"name": name, "version": name if name[:1].isdigit() else None}
+    """The shape with another firmware build: of the version that it is named by, else taken to be the shape's."""
+    known = shape.firmware.version if shape.firmware else None
     try:
+        words = {"name": name, "version": name if name[:1].isdigit() else known}
         return shape.model_copy(update={"firmware": Firmware.model_validate(words)})
     except ValueError:
         return shape
