@@ -138,7 +138,7 @@ def unpack(firmware: bytes) -> UnpackedFirmware:
     """
     if len(firmware) > MAX_FIRMWARE:
         raise ArtefactError(f"firmware of {len(firmware)} bytes, at most {MAX_FIRMWARE} are read")
-    for volume in _top_volumes(firmware):
+    for volume in tuple(_top_volumes(firmware)):  # all are read, so that a file that is cut off is not taken
         for file in volume.files:
             packed = [section for section in file.sections if section.kind == SECTION_GUIDED]
             if file.kind == VOLUME_IMAGE and packed:
@@ -190,7 +190,7 @@ def _header(data: bytes, offset: int) -> tuple[int, int, int]:
 def _top_volumes(firmware: bytes) -> Iterator[Volume]:
     """The volumes that a firmware file is made of, one behind the other; those without files are passed over."""
     offset = 0
-    while offset + _VOLUME.size <= len(firmware):
+    while offset < len(firmware):
         length, _, _ = _header(firmware, offset)
         if UUID(bytes_le=firmware[offset + 16 : offset + 32]) in FILE_SYSTEMS:
             yield parse_volume(firmware, offset)
@@ -273,6 +273,9 @@ def _unpacked(stream: bytes) -> bytes:
         content = machine.decompress(stream, stated + 1)
     except (lzma.LZMAError, MemoryError, EOFError) as error:
         raise ArtefactError(f"firmware's LZMA stream cannot be unpacked: {error}") from None
-    if len(content) != stated:
-        raise ArtefactError(f"firmware's LZMA stream unpacks to {len(content)} bytes, it states {stated}")
+    if len(content) != stated or not machine.eof or machine.unused_data:
+        raise ArtefactError(
+            f"firmware's LZMA stream of {len(stream)} bytes unpacks to {len(content)}, it states {stated}; "
+            f"{len(machine.unused_data)} bytes follow it"
+        )
     return content

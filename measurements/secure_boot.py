@@ -18,15 +18,15 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
 
-from measurements import pe
+from measurements import authenticode, pe
 from measurements.errors import ArtefactError
 from measurements.prediction import PredictedEvent
-from measurements.variable_store import GLOBAL, IMAGE_SECURITY, X509, SignatureEntry, signatures, variable_data
+from measurements.variable_store import GLOBAL, IMAGE_SECURITY, SHA256, X509, signatures, variable_data
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from measurements.variable_store import VariableStore
+    from measurements.variable_store import SignatureEntry, VariableStore
 
 VARIABLES: tuple[tuple[UUID, str], ...] = (
     (GLOBAL, "PK"),
@@ -64,20 +64,25 @@ def authority(store: VariableStore, image: bytes) -> PredictedEvent:
         image: The signed image.
 
     Raises:
-        ArtefactError: The image carries no signature, or no certificate of ``db`` vouches for its signer: firmware
-            would not start it.
+        ArtefactError: Neither does a certificate of ``db`` vouch for the image's signer, nor is the image's digest in
+            it: firmware would not start it.
     """
+    listed = signatures(store.data(IMAGE_SECURITY, "db"))
     chain = _embedded(image)
-    for entry in signatures(store.data(IMAGE_SECURITY, "db")):
-        if entry.kind == X509 and _vouches(entry, chain):
-            return PredictedEvent(
-                hashlib.sha256(variable_data(IMAGE_SECURITY, "db", entry.data)).digest(),
-                "authority db",
-                "the entry of db that the image's signature leads to",
-                ("firmware variables", "image"),
-            )
-    raise ArtefactError(
-        "image that no certificate in db vouches for", hint="firmware with these variables refuses to start it"
+    accepted = [entry for entry in listed if entry.kind == X509 and _vouches(entry, chain)]
+    if not accepted:
+        digest = authenticode.digest(image)
+        accepted = [entry for entry in listed if entry.kind == SHA256 and entry.content == digest]
+    if not accepted:
+        raise ArtefactError(
+            f"image with {len(chain)} certificates that no entry of db vouches for",
+            hint="firmware with these variables refuses to start it",
+        )
+    return PredictedEvent(
+        hashlib.sha256(variable_data(IMAGE_SECURITY, "db", accepted[0].data)).digest(),
+        "authority db",
+        "the entry of db that the image was accepted by",
+        ("firmware variables", "image"),
     )
 
 
@@ -92,13 +97,11 @@ def _variable(vendor: UUID, name: str, value: bytes) -> PredictedEvent:
 
 
 def _embedded(image: bytes) -> list[x509.Certificate]:
-    """The certificates in the image's first signature."""
+    """The certificates in the image's first signature; none without one."""
     layout = pe.parse(image)
     start, size = layout.certificate_offset, layout.certificate_size
     if size < _CERTIFICATE.size:
-        raise ArtefactError(
-            "image without a signature under firmware that demands one", hint="firmware refuses to start it"
-        )
+        return []
     length, _, kind = _CERTIFICATE.unpack_from(image, start)
     if kind != _PKCS7 or not _CERTIFICATE.size < length <= size:
         raise ArtefactError(f"image with a certificate of kind {kind:#x} and {length} bytes in a table of {size}")

@@ -30,7 +30,7 @@ from measurements.errors import ArtefactError, MeasurementError
 from measurements.prediction import PredictedEvent, Prediction, Register
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from measurements.artefacts import Artefacts
     from measurements.prediction import Input
@@ -159,12 +159,6 @@ class _Machine:
 
     def _settings(self) -> _Events:
         """Register 1."""
-        acpi = self._artefacts.acpi
-        if acpi is None:
-            raise ArtefactError(
-                "no ACPI tables given: the machine monitor makes them for the machine's shape",
-                hint="capture them from that QEMU with this shape, or take a shape of the library",
-            )
         if self._variables.booted:
             raise ArtefactError(
                 "variables of a machine that ran before: firmware keeps its boot options and adds to them",
@@ -176,8 +170,19 @@ class _Machine:
             _event(item.data, item.name, f"the value of {item.variable}", "boot", "devices", "firmware")
             for item in boot_options.boot_variables(self._shape.boot, self._firmware.dxe)
         )
-        tables = acpi_measured.events(acpi) if tpm_firmware.measures_tables(self._firmware) else ()
-        return (*tables, *options, SEPARATOR)
+        return (*self._tables(), *options, SEPARATOR)
+
+    def _tables(self) -> _Events:
+        """The part of register 1 that the machine monitor decides."""
+        if not tpm_firmware.measures_tables(self._firmware):
+            return ()
+        acpi = self._artefacts.acpi
+        if acpi is None:
+            raise ArtefactError(
+                "no ACPI tables given: the machine monitor makes them for the machine's shape",
+                hint="capture them from that QEMU with this shape, or take a shape of the library",
+            )
+        return acpi_measured.events(acpi)
 
     def _option_roms(self) -> _Events:
         """Register 2: code that devices bring along; this project's own machines have none."""
@@ -226,8 +231,6 @@ class _Machine:
     def integrity(self, registers: Mapping[str, Register]) -> _Events:
         """Register 10: the first entry of the kernel's own list is a digest over registers 0 to 9.
 
-        The template is ``ima-sig`` (Debian's kernels): hash and name, file name, no signature.
-
         Raises:
             MeasurementError: One of those registers is not predicted, or the command line asks for further entries.
         """
@@ -238,15 +241,26 @@ class _Machine:
         asked = [word for word in options.split() if word.startswith(_MEASURING_OPTIONS)]
         if asked:
             raise MeasurementError(f"the command line asks the kernel for further measurements: {' '.join(asked)}")
-        aggregate = hashlib.sha256(b"".join(registers[f"pcr{number}"].value for number in range(10))).digest()
-        fields = (b"sha256:\0" + aggregate, b"boot_aggregate\0", b"")
-        content = b"".join(len(item).to_bytes(4, "little") + item for item in fields)
+        content = boot_aggregate([registers[f"pcr{number}"].value for number in range(10)])
         inputs: tuple[Input, ...] = tuple(
             dict.fromkeys(
                 item for number in range(10) for event in registers[f"pcr{number}"].events for item in event.inputs
             )
         )
         return (_event(content, "boot aggregate", "registers 0 to 9 as the kernel's first list entry", *inputs),)
+
+
+def boot_aggregate(registers: Sequence[bytes]) -> bytes:
+    """The first entry of the kernel's list of measured files, whose digest register 10 is extended with.
+
+    Its template is ``ima-sig``, as Debian's kernels have it: hash and name of it, file name, no signature.
+
+    Args:
+        registers: 0 to 9, 32 bytes each.
+    """
+    aggregate = hashlib.sha256(b"".join(registers)).digest()
+    fields = (b"sha256:\0" + aggregate, b"boot_aggregate\0", b"")
+    return b"".join(len(item).to_bytes(4, "little") + item for item in fields)
 
 
 def configuration(measured: bytes | None, *, expected: bool) -> tuple[PredictedEvent, ...]:

@@ -33,6 +33,9 @@ SECURE_BOOT_ENABLE = UUID("f0a30bc7-af08-4556-99c4-001009c93a44")
 X509 = UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 """``EFI_CERT_X509_GUID``: a signature list of certificates."""
 
+SHA256 = UUID("c1c41626-504c-4092-aca9-41f936934328")
+"""``EFI_CERT_SHA256_GUID``: a signature list of digests."""
+
 MAX_STORE = 2 * 1024**2
 """Longest store that is read, in bytes; OVMF's has 256 KiB."""
 
