@@ -45,11 +45,13 @@ async def test_a_change_of_the_booted_image_is_explained(
     candidates = auditor.candidates(unchanged, change)
     site = boots.Site(directory=tmp_path / "changed", image=built_image)
     change.prepare(site)
+    as_changed = auditor.predicted(site, auditor.shape(change.boot, change.shaped))
     try:
         seen = await boots.boot(site, change.boot)
     finally:
         boots.remove(site.directory)
     staged.judge(change, explain(prediction, seen.values, seen.log))
+    assert explain(as_changed, seen.values, seen.log).equal is change.in_files
     if candidates:
         found = explain(prediction, seen.values, seen.log, candidates)
         assert found.changes == (change.name,)
