@@ -8,6 +8,7 @@ verify`` answers, and the report says so.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.audit.errors import UncheckedError
@@ -17,11 +18,12 @@ from appliance.image.predicted import ANY
 from attestation.errors import EvidenceError
 from attestation.evidence import parse_bundle
 from attestation.reported import reported
+from measurements import picture
 from measurements.errors import ChrysalisError, MeasurementError
 from measurements.explain import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from appliance.audit.outcome import Status
     from appliance.audit.request import MachineEvidence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 NAME = "machines"
 TITLE = "The machines"
+PICTURES = "pictures"
+"""The fact that holds each differing machine's registers as a picture (SVG, made here from escaped text)."""
 NOTICE = "what stands here is what the bundles say; that genuine hardware says it is judged by: chrysalis attest verify"
 
 
@@ -60,6 +64,7 @@ def compare_machines(
     findings: list[Finding] = []
     unanswered: list[str] = []
     notes: list[str] = []
+    pictures: list[str] = []
     for machine in machines:
         try:
             if machine.bundle is None:
@@ -75,7 +80,10 @@ def compare_machines(
             same = value == stated
             rows.append(Row(f"{machine.name}, set {name}: {register}", stated, "" if same else value, same))
         if differing:
-            findings += _explained(machine.name, entry, shown, differing, files)
+            why = _Why.of(entry, shown, files)
+            findings += _findings(machine.name, entry, shown, differing, why)
+            notes += _search(machine.name, entry)
+            pictures += [why.picture] if why.picture else []
         else:
             notes.append(f"{machine.name} measured what the manifest says of set {name}")
             notes += _unlike(manifest, machine.name, entry, shown, shapes)
@@ -91,6 +99,7 @@ def compare_machines(
         rows=tuple(rows),
         findings=tuple(findings),
         notes=(NOTICE, *unanswered, *notes),
+        facts={PICTURES: pictures},
     )
 
 
@@ -137,24 +146,48 @@ def _differing(entry: Registers, shown: Reported) -> tuple[str, ...]:
     )
 
 
-def _explained(
-    machine: str, entry: Registers, shown: Reported, differing: Sequence[str], files: ReleaseFiles | None
-) -> list[Finding]:
-    words: dict[str, str] = {}
-    problem = "" if files is not None else "why is not known without the artefacts"
-    if files is not None:
+@dataclass(frozen=True, slots=True)
+class _Why:
+    """Why a machine's registers differ, as far as files and log tell.
+
+    Attributes:
+        words: By register.
+        otherwise: For the others.
+        picture: The registers as chains of events, as SVG; empty where there is nothing to show.
+    """
+
+    words: Mapping[str, str]
+    otherwise: str
+    picture: str = ""
+
+    @classmethod
+    def of(cls, entry: Registers, shown: Reported, files: ReleaseFiles | None) -> _Why:
+        """Explain a machine by the set that it is nearest to."""
+        if files is None:
+            return cls({}, "why is not known without the artefacts")
         try:
-            prediction = predict_set(entry, files)
-            for register, text in sentences(explain(prediction, shown.values, shown.log)):
-                words.setdefault(register, text)
+            explanation = explain(predict_set(entry, files), shown.values, shown.log)
         except MeasurementError as error:
-            problem = f"why is not known: {error.message}"
+            return cls({}, f"why is not known: {error.message}")
+        words: dict[str, str] = {}
+        for register, text in sentences(explanation):
+            words.setdefault(register, text)
+        return cls(words, "", picture.render(explanation))
+
+
+def _findings(
+    machine: str, entry: Registers, shown: Reported, differing: Sequence[str], why: _Why
+) -> Iterator[Finding]:
+    for register in differing:
+        seen = shown.values[register].hex() if register in shown.values else "nothing"
+        text = f"reported {seen}, set {set_name(entry)} of the manifest says {entry.values[register]}"
+        yield Finding(f"{machine}: {register}", text, why.words.get(register, why.otherwise))
+
+
+def _search(machine: str, entry: Registers) -> list[str]:
+    """What to do when the log does not say enough."""
+    if entry.shape == ANY:
+        return []
     return [
-        Finding(
-            f"{machine}: {register}",
-            f"reported {shown.values[register].hex() if register in shown.values else 'nothing'}, "
-            f"set {set_name(entry)} of the manifest says {entry.values[register]}",
-            words.get(register, problem),
-        )
-        for register in differing
+        f"which single change gives these values: chrysalis measure explain {machine} --shape {entry.shape} --image …"
     ]

@@ -1,6 +1,6 @@
 """The report as one HTML page that a person can send to another.
 
-One file: no script, no picture, no font, no address that a browser would fetch, and a content policy that says so.
+One file: no script, no font, no address that a browser would fetch, and a content policy that says so.
 Light and dark, printable, readable without colours. Every value is text and nothing else: it is escaped, and what does
 not print is shown as an escape.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from appliance.audit import machines
 from appliance.audit.report import CLOSING, WORDS, took
 from attestation.report import visible
 
@@ -41,6 +42,7 @@ th, td { border-top: 1px solid var(--line); padding: .3rem .5rem; text-align: le
 th[scope=row] { font-weight: 600; } td.value, pre { font-family: ui-monospace, monospace; font-size: .85rem; }
 .steps th:first-child { width: 12rem; } .steps td:nth-child(2) { width: 11rem; } .steps td:last-child { width: 9rem; }
 .rows td:nth-child(2) { width: 6rem; } .facts th { width: 12rem; }
+figure { margin: 1rem 0; overflow-x: auto; }
 pre { background: var(--panel); padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: .4rem 0; }
 .state-same { color: var(--good); } .state-differs { color: var(--bad); font-weight: 700; }
 .state-unchecked { color: var(--open); font-weight: 700; } .soft { color: var(--soft); }
@@ -88,6 +90,8 @@ def _step(step: Step) -> Iterator[str]:
     yield f"<p>{_text(step.summary)}</p>"
     for finding in step.findings:
         yield from _finding(finding)
+    if step.name == machines.NAME and not step.kept:  # what was read back from a file is text and nothing else
+        yield from (f"<figure>{drawn}</figure>" for drawn in step.facts.get(machines.PICTURES, ()))
     if step.notes:
         yield "<ul>" + "".join(f"<li>{_text(note)}</li>" for note in step.notes) + "</ul>"
     if step.inputs:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from audit_support import Release, audited
 
+from appliance.audit import report_html
 from appliance.audit.errors import UncheckedError
 from appliance.audit.machines import NOTICE, compare_machines, nearest, read_reported
+from appliance.audit.outcome import judge
+from appliance.audit.plan import Audit
 from appliance.audit.request import MachineEvidence
 from appliance.image.predicted import ReleaseFiles
 from attestation import cbor
@@ -87,6 +92,10 @@ def test_the_event_that_differs_is_named_with_the_log(release: Release, reported
     assert words.keys() == {"guest.bundle: pcr4", "guest.bundle: pcr9", "guest.bundle: pcr11"}
     assert "section .linux" in words["guest.bundle: pcr11"]
     assert "command line" in words["guest.bundle: pcr9"]
+    (drawn,) = step.facts["pictures"]
+    done = Audit(judge([step], needed="artefacts"), (step,), Path("work"), datetime(2026, 11, 23, tzinfo=UTC))
+    assert drawn in report_html.render(done)
+    assert drawn not in report_html.render(replace(done, steps=(replace(step, kept=True),)))
 
 
 def test_the_nearest_set_is_taken(release: Release, reported: Mapping[str, bytes]) -> None:
