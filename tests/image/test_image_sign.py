@@ -16,7 +16,7 @@ pytest.importorskip("sigstore", reason="the extra 'sigstore' is not installed")
 
 from sigstore_world import IDENTITY, ISSUER, SigstoreWorld
 
-import appliance.cli.image as command
+import appliance.cli.image_sign as command
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "host"))
 
