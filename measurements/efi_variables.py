@@ -1,4 +1,4 @@
-"""The settings of secure boot as they are measured: variables in, the contents of their events out. Nothing is hashed.
+"""The settings of secure boot as they are measured: variables in, the contents of their events out, for any bank.
 
 They are measured with their names, also where they are not set (``EV_EFI_VARIABLE_DRIVER_CONFIG``). ``SecureBoot``
 exists only where the firmware knows secure boot: there it is one byte, elsewhere it is measured as empty. Where it is
@@ -11,11 +11,11 @@ Sources: TCG PC Client Platform Firmware Profile 1.06, section 3.3.4.8 (which va
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
-from measurements.errors import ArtefactError
-from measurements.secure_boot import VARIABLES, _embedded, _vouches
-from measurements.variable_store import GLOBAL, IMAGE_SECURITY, X509, signatures, variable_data
+from measurements import secure_boot
+from measurements.variable_store import GLOBAL, IMAGE_SECURITY, signatures, variable_data
 
 if TYPE_CHECKING:
     from measurements.variable_store import VariableStore
@@ -32,24 +32,27 @@ def policy(store: VariableStore, *, known: bool) -> tuple[tuple[str, bytes], ...
         known: Whether the firmware knows secure boot.
     """
     state = bytes([store.secure_boot]) if known else b""
-    values = [(GLOBAL, "SecureBoot", state), *((vendor, name, store.data(vendor, name)) for vendor, name in VARIABLES)]
+    values = [
+        (GLOBAL, "SecureBoot", state),
+        *((vendor, name, store.data(vendor, name)) for vendor, name in secure_boot.VARIABLES),
+    ]
     if timestamps := store.data(IMAGE_SECURITY, TIMESTAMPS):
         values.append((IMAGE_SECURITY, TIMESTAMPS, timestamps))
     return tuple((name, variable_data(vendor, name, value)) for vendor, name, value in values)
 
 
 def authority(store: VariableStore, image: bytes) -> bytes:
-    """Contents of the event for a signed image.
+    """Contents of the event for an image that firmware accepts.
 
     Args:
         store: Firmware's variables as the machine starts with them.
         image: The image that firmware loads.
 
     Raises:
-        ArtefactError: The image is not signed, or by nobody whom ``db`` vouches for: firmware does not start it.
+        ArtefactError: No entry of ``db`` vouches for the image: firmware does not start it.
     """
-    chain = _embedded(image)
-    for entry in signatures(store.data(IMAGE_SECURITY, "db")):
-        if entry.kind == X509 and _vouches(entry, chain):
-            return variable_data(IMAGE_SECURITY, "db", entry.data)
-    raise ArtefactError("image that no certificate in db vouches for", hint="firmware with these variables refuses it")
+    accepted = secure_boot.authority(store, image).digest  # of the entry that a TPM's register 7 is extended with
+    contents = (
+        variable_data(IMAGE_SECURITY, "db", entry.data) for entry in signatures(store.data(IMAGE_SECURITY, "db"))
+    )
+    return next(content for content in contents if hashlib.sha256(content).digest() == accepted)

@@ -48,8 +48,7 @@ def predict(artefacts: Artefacts, shape: Shape) -> Prediction:
         MeasurementError: The shape is of another platform, or not a machine that TDX has.
     """
     machine = _Machine(artefacts, shape, _qemu(shape))
-    firmware = artefacts.need("firmware", "every register of a TDX machine")
-    registers = {"mrtd": _mrtd(firmware, machine.parsed, machine.qemu)}
+    registers = {"mrtd": _mrtd(machine.firmware, machine.parsed, machine.qemu)}
     unpredicted: dict[str, str] = {}
     for name, events in machine.registers.items():
         try:
