@@ -56,7 +56,8 @@ class TdxMachine:
             its initrd), the disk, ACPI tables, the configuration's digest.
         shape: Memory, kind of boot, version of the monitor.
         checks_signatures: Whether the firmware was built with secure boot (its file says so in compressed code only).
-        smbios: Strings of SMBIOS type 11 that the host hands over.
+        smbios: Strings of SMBIOS type 11 that the host hands over. No code of a confidential guest takes anything from
+            them, so none here does: that they move nothing is the statement.
     """
 
     artefacts: Artefacts
