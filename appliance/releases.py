@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,6 +18,7 @@ from attestation.errors import AttestationError
 from attestation.policies.release_memory import ReleaseMemory
 from attestation.policies.releases import ImageReleased
 from attestation.policies.shelf import ReleaseShelf
+from measurements.manifest import date
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 MEMORY_NAME: Final = "releases.json"
 """In the state directory."""
 DAY_S: Final = 86400.0
+SOON_S: Final = 30 * DAY_S
+"""How long before its end a release is said to end soon: a successor has to be out by then."""
 _log = structlog.get_logger(__name__)
 
 
@@ -74,9 +78,24 @@ async def release_rules(
     return (ImageReleased(shelf),)
 
 
+def news(shelf: ReleaseShelf, now: float) -> dict[str, str]:
+    """How each release stands, in words that change only when that does."""
+    return {
+        item.release.name: item.refusal(now)
+        or f"taken until {date(item.until)}{', which is soon' if item.until - now < SOON_S else ''}"
+        for item in shelf.standings
+    }
+
+
 async def _keep_fresh(shelf: ReleaseShelf, interval: float) -> None:
     trouble = ""
+    told: dict[str, str] = {}
     while True:
+        found = news(shelf, time.time())
+        for name, state in found.items():
+            if told.get(name) != state:
+                _log.info("release", name=name, state=state)
+        told = found
         await asyncio.sleep(interval)
         try:
             await asyncio.to_thread(shelf.refresh)

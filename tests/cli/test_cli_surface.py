@@ -34,6 +34,8 @@ COMMANDS = [
     ["registry", "show"],
     ["registry", "add"],
     ["registry", "remove"],
+    ["registry", "publish"],
+    ["registry", "withdraw"],
     ["measure", "predict"],
     ["measure", "log"],
     ["measure", "explain"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import signal
@@ -105,6 +106,14 @@ def test_a_damaged_memory_is_an_error_and_stays(tmp_path: Path, content: bytes) 
     # Control: the form that is written is read.
     path.write_bytes(b'{"format":"chrysalis release memory 1","families":{}}')
     ReleaseMemory(path).remember([manifest(7)])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_memory_or_an_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(content)
+    with contextlib.suppress(ReleaseMemoryError):
+        ReleaseMemory(path).families()
 
 
 def test_a_memory_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from releases_support import DAY, KEY, NOW, PUBLIC, STRANGER, manifest, write
 
 from appliance.config import ReleaseTrust
 from appliance.lab.tee import SyntheticTdx
-from appliance.releases import open_shelf
+from appliance.releases import news, open_shelf
 from attestation.claims import certificate_report_data
 from attestation.errors import PolicyError
 from attestation.policies.files import reference_sets
@@ -235,6 +235,24 @@ def test_a_program_does_not_start_without_a_release_that_counts(tmp_path: Path, 
     # Control: with one that counts it does.
     write(tmp_path / "manifests" / "8.json", manifest(8, since=now - DAY, until=now + DAY))
     open_shelf(trust, tmp_path / "manifests", tmp_path / "state")
+
+
+def test_how_releases_stand_is_told_in_words(tmp_path: Path) -> None:
+    clock = Clock()
+    found = shelf(tmp_path, clock)
+    write(tmp_path / "manifests" / "6.json", manifest(6, until=NOW + 31 * DAY))
+    write(tmp_path / "manifests" / "7.json", manifest(7, since=NOW + DAY))
+    found.refresh()
+    six, seven = "release 6 of chrysalis/engine-cpu", "release 7 of chrysalis/engine-cpu"
+    told = news(found, NOW)
+    assert told[seven].startswith(f"{seven} counts from 2026-")
+    assert told[six].startswith("taken until 2026-")
+    assert "soon" not in told[six]
+    assert news(found, NOW + 60) == told, "it changes only when something does"
+    clock.now = NOW + DAY
+    found.refresh()
+    assert news(found, clock.now)[six].endswith("which is soon"), "its grace has begun"
+    assert news(found, clock.now + GRACE)[six].startswith(f"{six} was replaced by release 7")
 
 
 # The rule ------------------------------------------------------------------------------------------------------------
