@@ -80,7 +80,7 @@ def test_the_version_is_what_the_build_says_of_itself() -> None:
     found = unpack(ovmf.firmware())
     wanted = (ovmf.VERSION + "\0").encode("utf-16-le")
     assert tpm_firmware.crtm_version(found, None) == tpm_firmware.crtm_version(found, ovmf.VERSION) == wanted
-    with pytest.raises(ArtefactError, match="nowhere says it is '2026.02'"):
+    with pytest.raises(ArtefactError, match=r"nowhere says it is '2026\.02'"):
         tpm_firmware.crtm_version(found, "2026.02")
     with pytest.raises(ArtefactError, match="not certain: none"):
         tpm_firmware.crtm_version(unpack(ovmf.firmware([ovmf.pei(version="unknown"), ovmf.dxe()])), None)
