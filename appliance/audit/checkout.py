@@ -106,14 +106,14 @@ def check_out(source: str, commit: str, work: Path, programs: Programs) -> Sourc
 
 
 def is_at(directory: Path, commit: str, programs: Programs) -> bool:
-    """Whether a kept checkout is still there, at this commit, with nothing changed in it."""
+    """Whether a kept checkout is still there, at this commit, with nothing changed in it and nothing added."""
     if not directory.is_dir():
         return False
     environment = {**_PLAIN, **_settings(directory.parent, directory)}
     git = ["git", "-C", str(directory), "-c", "core.fsmonitor=false"]
     try:
         head = programs.run([*git, "rev-parse", "HEAD"], environment=environment, quiet=True).strip()
-        changed = programs.run([*git, "status", "--porcelain"], environment=environment, quiet=True)
+        changed = programs.run([*git, "status", "--porcelain", "--ignored"], environment=environment, quiet=True)
     except UncheckedError:
         return False
     return head == commit and not changed

@@ -162,12 +162,10 @@ class _Run:
         def build() -> Step:
             if request.built is not None:
                 step = rebuild.take_built(request.built, None if request.as_it_is else what.commit)
+            elif source is not None:
+                step = self._built(what, source)
             else:
-                step = (
-                    self._built(what, source)
-                    if source is not None
-                    else left_out(rebuild.NAME, "there is no source to build")
-                )
+                step = left_out(rebuild.NAME, "there is no source to build")
             if step.status == "same":
                 self.built = Built.read(Path(str(step.facts["directory"])))
             return step
@@ -176,7 +174,8 @@ class _Run:
 
     def _built(self, what: Stated, source: checkout.Source) -> Step:
         manifest = what.manifest
-        key = key_of("rebuild", source.key, manifest.profile, manifest.debug, manifest.release, sys.version)
+        what_for = (manifest.profile, manifest.debug, manifest.release, manifest.not_before, manifest.expires)
+        key = key_of("rebuild", source.key, what_for, sys.version)
         kept = self.work.load(rebuild.NAME, key)
         if kept is not None and rebuild.still_there(kept):
             return kept

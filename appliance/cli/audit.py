@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from appliance.audit.plan import Audit
     from measurements.manifest import Manifest
 
+NOT_CHECKED = 2
 MAX_FINDINGS = 8
 """Findings of a step that are said on the terminal; the report has all."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -103,26 +104,37 @@ def audit(
     where it was.
     """
     output = Output(as_json=as_json)
-    if manifest is None:
-        raise ConfigError("which release is to be audited?", hint="name its manifest: --manifest FILE")
-    if offline and (archive or snapshot_archive):
-        raise ConfigError("--offline with --archive or --snapshot", hint="leave one of them out")
-    request = AuditRequest(
-        source=source,
-        manifest=manifest,
-        signature=signature,
-        keys=read_keys(key) if key else (),
-        as_it_is=source_as_it_is,
-        built=built,
-        published=artefacts,
-        shapes=tuple(shape or ()),
-        known=_known(known or ()),
-        configurations=_configurations(measured),
-        registry=None if network is None else asyncio.run(_registry(network, root)),
-        machines=(*map(_bundle, bundle or ()), *map(_asked, host or ())),
-        archives=None if offline else lambda: from_machine(archive),
-        fallback=snapshot(snapshot_archive) if snapshot_archive else None,
-    )
+    try:
+        if manifest is None:
+            raise ConfigError("which release is to be audited?", hint="name its manifest: --manifest FILE")
+        if offline and (archive or snapshot_archive):
+            raise ConfigError("--offline with --archive or --snapshot", hint="leave one of them out")
+        request = AuditRequest(
+            source=source,
+            manifest=manifest,
+            signature=signature,
+            keys=read_keys(key) if key else (),
+            as_it_is=source_as_it_is,
+            built=built,
+            published=artefacts,
+            shapes=tuple(shape or ()),
+            known=_known(known or ()),
+            configurations=_configurations(measured),
+            registry=None if network is None else asyncio.run(_registry(network, root)),
+            machines=(*map(_bundle, bundle or ()), *map(_asked, host or ())),
+            archives=None if offline else lambda: from_machine(archive),
+            fallback=snapshot(snapshot_archive) if snapshot_archive else None,
+        )
+        raise typer.Exit(_run(request, work, report, output).verdict.exit_status)
+    except ChrysalisError as error:  # status 1 says that something differs, and nothing else says that
+        output.failure(error.message, error.hint)
+        raise typer.Exit(NOT_CHECKED) from None
+    except OSError as error:
+        output.failure(f"{error.filename or 'a file'}: {error.strerror}", "the audit can go on when that is mended")
+        raise typer.Exit(NOT_CHECKED) from None
+
+
+def _run(request: AuditRequest, work: Path | None, report: Path | None, output: Output) -> Audit:
     directory = WorkDirectory((work or _default_work(request)).resolve())
     with directory.held():
         with shown(output) as progress:
@@ -138,7 +150,7 @@ def audit(
         **to_value(done),
         "report": {name: str(path) for name, path in files.items()},
     })  # fmt: skip
-    raise typer.Exit(done.verdict.exit_status)
+    return done
 
 
 def _say(done: Audit, output: Output) -> None:

@@ -52,6 +52,16 @@ def test_the_verdict_is_the_first_line_and_the_status(release: Release, tmp_path
     assert "Traceback" not in done.stderr + unsigned.stderr + lost.stderr
 
 
+def test_a_report_that_cannot_be_written_is_no_difference(release: Release, tmp_path: Path, audit_home: Path) -> None:
+    manifest = release.write(tmp_path / "manifest.json")
+    (tmp_path / "file").write_text("")
+    common = [release.source, "--manifest", manifest, "--offline", "--built", release.published]
+    done = audit(audit_home, *common, "--report", tmp_path / "file" / "report")
+    assert done.returncode == 2
+    assert "Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -72,7 +82,7 @@ def test_wrong_requests_are_words(
     monkeypatch.setattr(sys, "argv", ["chrysalis", "audit", *words])
     with pytest.raises(SystemExit) as ended:
         run()
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     told = capfd.readouterr().err
     assert said in told.replace("\n", " ")
     assert "Traceback" not in told
