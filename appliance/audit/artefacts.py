@@ -169,11 +169,17 @@ def _findings(
             place = _place(row.name, published, built)
             if published.has(row.name):
                 details = _details(row.name, published.directory, built, announce)
-        yield Finding(
-            place.subject if place is not None else row.name,
-            f"{place.text}" if place is not None else f"{row.name} is {row.seen}, the manifest says {row.stated}",
-            details,
+        yield (
+            Finding(place.subject, place.text, details) if place is not None else Finding(row.name, _told(row), details)
         )
+
+
+def _told(row: Row) -> str:
+    if row.stated == UNSTATED:
+        return f"the build makes {row.name}, which the manifest does not list"
+    if row.seen == MISSING:
+        return f"the manifest lists {row.name}, which the build does not make"
+    return f"{row.name} is {row.seen}, the manifest says {row.stated}"
 
 
 def _place(name: str, published: _Vouched, built: Path) -> Place | None:

@@ -91,7 +91,7 @@ def gather(
     except ImageError as error:
         raise UncheckedError(f"the inputs cannot be had: {error.message}", hint=error.hint) from None
     count = len(locked.packages) + sum(len(lock.wheels) for lock in locked.wheels)
-    had = "all were in the cache" if not missing else f"{len(missing)} were fetched"
+    had = "all in the cache" if not missing else f"fetched: {len(missing)}"
     return Step(
         name=NAME,
         title=TITLE,

@@ -117,6 +117,17 @@ def test_one_digit_of_an_artefact_or_a_register_is_named(release: Release, tmp_p
     assert sum(not row.same for row in done.step("registers").rows) == 1
 
 
+def test_a_file_too_few_or_too_many_is_named(release: Release, tmp_path: Path) -> None:
+    entries = [entry.model_dump() for entry in release.manifest.artefacts]
+    fewer = audited(release, tmp_path / "a", {"artefacts": entries[1:]}, built=release.published)
+    assert fewer.verdict.line == f"differs: {entries[0]['name']}"
+    assert "which the manifest does not list" in fewer.step("artefacts").findings[0].text
+    more = sorted([*entries, {**entries[0], "name": "extra.fd"}], key=lambda entry: str(entry["name"]))
+    lacking = audited(release, tmp_path / "b", {"artefacts": more}, built=release.published)
+    assert lacking.verdict.line == "differs: extra.fd"
+    assert "which the build does not make" in lacking.step("artefacts").findings[0].text
+
+
 def test_a_tampered_published_file_is_named(release: Release, tmp_path: Path) -> None:
     published = tmp_path / "published"
     shutil.copytree(release.published, published)
