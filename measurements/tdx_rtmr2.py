@@ -75,6 +75,8 @@ def kernel_events(plain: PlainKernel) -> tuple[PredictedEvent, ...]:
     text = plain.command_line
     if len(text) > MAX_COMMAND_LINE or not text.isascii() or "\0" in text:
         raise MeasurementError(f"command line of {len(text)} characters, expected ASCII, at most {MAX_COMMAND_LINE}")
+    if plain.initrd is None and not text:
+        return ()  # firmware hands nothing over, and there is nothing to measure
     if plain.initrd is None:
         return (event(_load_options(text), "command line", "the command line as UTF-16 with its end", "command line"),)
     return (

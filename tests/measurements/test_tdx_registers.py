@@ -207,6 +207,8 @@ def test_a_plain_kernel_moves_with_memory_where_its_header_is_filled_in(qemu: st
     assert small.unpredicted.keys() == {"rtmr3"}
     alone = tdx.predict(replace(artefacts, kernel=replace(PLAIN, initrd=None)), shape(qemu=qemu))
     assert names(alone, "rtmr2") == ["command line"]
+    bare = replace(PLAIN, initrd=None, command_line="")
+    assert tdx.predict(replace(artefacts, kernel=bare), shape(qemu=qemu)).values["rtmr2"] == bytes(48)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,12 @@ def test_other_machines_are_refused(machine: object) -> None:
 def test_nothing_is_said_without_firmware(firmware: bytes | None) -> None:
     with pytest.raises(ArtefactError):
         tdx.predict(replace(USUAL, firmware=firmware), shape())
+
+
+@pytest.mark.parametrize("command_line", ["a\0b", "ä", "a" * 65_537])
+def test_command_lines_that_firmware_would_not_hand_on_are_not_predicted(command_line: str) -> None:
+    artefacts = replace(USUAL, image=None, kernel=replace(PLAIN, command_line=command_line))
+    assert "ASCII" in tdx.predict(artefacts, shape()).unpredicted["rtmr2"]
 
 
 def test_a_plain_kernel_is_not_found_on_a_disk() -> None:
