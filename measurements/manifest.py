@@ -279,6 +279,11 @@ def parse_manifest(data: bytes) -> Manifest:
         value = json.loads(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"the manifest is not JSON in ASCII: {type(error).__name__}") from None
+    if isinstance(value, dict) and value.get("format") != FORMAT:
+        raise ManifestError(
+            f"format {str(value.get('format', 'none'))[:40]!r}, expected {FORMAT!r}",
+            hint="it was made by another version of this project: build again, or use that version",
+        )
     try:
         manifest = Manifest.model_validate(value)
     except ValidationError as error:

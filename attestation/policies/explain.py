@@ -72,7 +72,7 @@ def _measurements(section: Measurements) -> Iterator[str]:
     words = {
         "images": f"one of the {len(section.images)} images that it names",
         "registers": f"one of the {len(section.registers)} register sets that it names",
-        "signature": f"a release that {_signers(section)} signed",
+        "signature": f"a release that {_signers(section)} signed, between its dates",
         "registry": "an image that the root contract lists",
     }
     expression = section.expression()

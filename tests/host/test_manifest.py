@@ -163,7 +163,7 @@ def test_wrong_values_are_named(change: dict[str, Any], said: str) -> None:
 def test_missing_values_are_named() -> None:
     for name in plain(make()):
         # What has a default is always written: absent, the text is not canonical.
-        said = {"registers": "canonical", "format": "canonical", "expires": "not_before"}.get(name, name)
+        said = {"registers": "canonical", "expires": "not_before"}.get(name, name)
         with pytest.raises(ManifestError, match=said):
             parse_manifest(canonical({key: value for key, value in plain(make()).items() if key != name}))
 
