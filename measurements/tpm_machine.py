@@ -49,24 +49,26 @@ EXITS = tuple(
 WITHOUT_ROM = frozenset(
     {"pcie-root-port", "virtio-balloon-pci", "virtio-blk-pci", "virtio-rng-pci", "virtio-scsi-pci", "virtio-serial-pci"}
 )
-"""Devices that bring no code of their own into firmware; a network card does, unless it says ``romfile=``."""
+"""Devices that bring no code of their own into firmware; others do, unless they say ``romfile=`` or ``rombar=0``."""
 _MEASURING_OPTIONS = ("ima_policy", "ima_appraise", "ima_template", "ima_hash", "ima=")
 _Events = tuple[PredictedEvent, ...]
 
 
-def predict(artefacts: Artefacts, shape: Shape) -> Prediction:
+def predict(artefacts: Artefacts, shape: Shape, *, phases: Sequence[str] = tpm.PHASES) -> Prediction:
     """Predict registers 0 to 15 of a machine that booted an image of ours.
 
     Args:
         artefacts: What is at hand. The image decides registers 4, 9, 11 and 12; the firmware 0; its variables 7; the
             ACPI tables 1; the disk's first sectors 5; the measured configuration 14.
         shape: A shape of platform ``tpm``.
+        phases: A first part of :data:`measurements.tpm.PHASES`, which register 11 counts; all of them is a machine that
+            is up.
 
     Returns:
         A value for every register that these files decide; the reason for each other.
 
     Raises:
-        MeasurementError: The shape is not one of a machine with a TPM of QEMU's.
+        MeasurementError: The shape is not one of a machine with a TPM of QEMU's, or no machine goes by these phases.
         ArtefactError: No image is given, or one whose measurements are not known.
     """
     if shape.platform != "tpm" or not shape.tpm:
@@ -74,7 +76,7 @@ def predict(artefacts: Artefacts, shape: Shape) -> Prediction:
             f"shape {shape.name} of platform {shape.platform}, {'with' if shape.tpm else 'without'} a TPM",
             hint="this predictor is for QEMU's machines with a TPM: platform = 'tpm', tpm = true",
         )
-    machine = _Machine(artefacts, shape)
+    machine = _Machine(artefacts, shape, phases)
     found: dict[str, Register] = {}
     missing: dict[str, str] = {}
     for number, events in machine.registers().items():
@@ -94,11 +96,11 @@ def predict(artefacts: Artefacts, shape: Shape) -> Prediction:
 class _Machine:
     """One machine's events, register by register; each raises where a file is missing or decides nothing."""
 
-    def __init__(self, artefacts: Artefacts, shape: Shape) -> None:
+    def __init__(self, artefacts: Artefacts, shape: Shape, phases: Sequence[str]) -> None:
         self._artefacts = artefacts
         self._shape = shape
         image = artefacts.need("image", "every register from 4 on")
-        self._image = tpm.predict(image, boot=shape.boot)
+        self._image = tpm.predict(image, boot=shape.boot, phases=phases)
 
     def registers(self) -> Mapping[int, Callable[[], _Events]]:
         """What makes each register but 10, which is made of the others."""
@@ -185,14 +187,13 @@ class _Machine:
         return acpi_measured.events(acpi)
 
     def _option_roms(self) -> _Events:
-        """Register 2: code that devices bring along; this project's own machines have none."""
-        if self._shape.gpus:
-            raise MeasurementError("a passed-through GPU brings firmware of its own, which is on the card")
+        """Register 2: code that devices bring along; that of GPUs and network cards is not shown to firmware."""
         for device in self._shape.devices:
             kind, *options = device.split(",")
-            if kind not in WITHOUT_ROM and "romfile=" not in options:
+            if kind not in WITHOUT_ROM and not {"romfile=", "rombar=0"} & set(options):
                 raise MeasurementError(
-                    f"device {kind!r} may bring code of its own into firmware", hint="give it an empty romfile="
+                    f"device {kind!r} may bring code of its own into firmware",
+                    hint="give it an empty romfile=, or rombar=0 where it is passed through",
                 )
         return (SEPARATOR,)
 

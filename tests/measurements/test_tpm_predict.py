@@ -171,7 +171,6 @@ def test_one_file_may_hold_code_and_variables() -> None:
         ({"acpi": None}, {}, "pcr1", "no ACPI tables given"),
         ({"firmware_variables": ovmf.store((GLOBAL, "Boot0000", b""))}, {}, "pcr1", "ran before"),
         ({}, {"devices": ["virtio-blk-pci,bootindex=3"]}, "pcr1", "bootindex of its own"),
-        ({}, {"gpus": 1}, "pcr2", "passed-through GPU"),
         ({}, {"devices": ["virtio-net-pci"]}, "pcr2", "'virtio-net-pci' may bring code"),
         ({"disk": None}, {}, "pcr5", "no disk given"),
         ({"disk": bytes(20000)}, {}, "pcr5", "without a GPT"),
@@ -195,6 +194,15 @@ def test_what_no_file_decides_is_said_with_its_reason(
 def test_devices_without_code_of_their_own_move_tables_alone() -> None:
     devices = ["virtio-balloon-pci", "pcie-root-port,id=root", "virtio-net-pci,netdev=n2,romfile="]
     assert moved(predicted(), predicted(devices=devices)) == set()
+    assert moved(predicted(), predicted(devices=["vfio-pci,host=01:00.0,rombar=0"], gpus=2)) == set()
+
+
+def test_a_machine_that_is_not_up_yet_differs_by_its_phases_alone() -> None:
+    early = predict(Artefacts(**FILES), Shape.model_validate(SHAPE), phases=tpm.PHASES[:2])
+    assert moved(predicted(), early) == {"pcr11"}
+    assert names(early, 11)[-2:] == ["phase enter-initrd", "phase leave-initrd"]
+    with pytest.raises(MeasurementError, match="phases"):
+        predict(Artefacts(**FILES), Shape.model_validate(SHAPE), phases=("ready",))
 
 
 def test_a_machine_without_a_configuration_says_so() -> None:
