@@ -121,10 +121,11 @@ def recompute(
             notes.append(f"{name}: the manifest leaves out {', '.join(more)}, which can be predicted")
         words = _Words(entry, prediction, theirs.get(_key(entry.model_dump())), published, differing=differing)
         findings += words.findings()
+    progress(Progress("registers", len(sets), len(sets), "steps"))
     same = sum(row.same for row in rows)
     summary = f"{same} of {len(rows)} values in {len(sets)} sets are what such machines measure"
     if unanswered and not findings:
-        summary = f"{len(unanswered)} registers cannot be predicted: {unanswered[0]}"
+        summary = f"not every register can be predicted: {unanswered[0]}"
     return Step(
         name=NAME,
         title=TITLE,
