@@ -33,6 +33,7 @@ _ABOVE_4_GIB = 0x02  # XLF_CAN_BE_LOADED_ABOVE_4G
 _RELEASE = re.compile(rb"([0-9]{1,3})\.([0-9]{1,4})")
 _MAX_RELEASE = 64
 _VIDEO = re.compile(r"vga=(normal|ext|ask|0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})( |$)")
+_TOO_LARGE = 2**32
 _VIDEO_MODES = {"normal": 0xFFFF, "ext": 0xFFFE, "ask": 0xFFFD}
 
 
@@ -111,7 +112,9 @@ def _video_mode(command_line: str) -> int:
     try:
         number = int(text, 8) if octal else int(text, 0)
     except ValueError:
-        raise MeasurementError(f"command line with video mode {text} that QEMU refuses") from None
+        number = _TOO_LARGE
+    if number >= _TOO_LARGE:
+        raise MeasurementError(f"command line with video mode {text} that QEMU refuses")
     return number & 0xFFFF
 
 

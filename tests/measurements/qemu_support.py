@@ -32,6 +32,7 @@ class Qemu:
             [*command, "-qtest", "stdio", "-qtest-log", "/dev/null"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
@@ -41,6 +42,14 @@ class Qemu:
     def __exit__(self, *_exc: object) -> None:
         self._process.kill()
         self._process.communicate()
+
+    def refused(self) -> bool:
+        """Whether it ended by itself, because it would not make such a machine."""
+        try:
+            _, said = self._process.communicate(input="", timeout=30)
+        except subprocess.TimeoutExpired:
+            return False
+        return self._process.returncode == 1 and "invalid" in said
 
     def item(self, key: int, size: int) -> bytes:
         """The first bytes of an item, by the device's DMA through memory that nobody uses yet."""

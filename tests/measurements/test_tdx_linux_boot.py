@@ -120,12 +120,21 @@ def test_what_is_no_kernel_is_refused(kernel: bytes) -> None:
         (None, "vga=wide"),
         (None, "vga=1x"),
         (None, "vga=09"),
+        (None, "vga=4294967296"),
         (None, "a" * (linux_boot.MAX_COMMAND_LINE + 1)),
     ],
 )
 def test_what_qemu_refuses_is_refused(initrd: int | None, command_line: str) -> None:
     with pytest.raises(MeasurementError):
         linux_boot.filled_in(bzimage(), initrd_size=initrd, command_line=command_line, memory=2**31)
+
+
+@with_qemu
+@pytest.mark.parametrize("command_line", ["vga=wide", "vga=1x", "quiet vga=09", "vga=4294967296"])
+def test_qemu_does_refuse_them(command_line: str, tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(bzimage())
+    with Qemu("-kernel", str(tmp_path / "kernel"), "-append", command_line) as machine:
+        assert machine.refused()
 
 
 @given(memory=st.integers(min_value=512, max_value=2**20), initrd=st.integers(min_value=1, max_value=2**28))
