@@ -174,6 +174,23 @@ def test_a_root_that_is_none_is_named(world: SigstoreWorld, tmp_path: Path) -> N
             verify_bundle(DATA, bundle, SIGNER, tmp_path / "root.json")
 
 
+def test_verifying_uses_no_network(
+    world: SigstoreWorld, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither against a given root nor against the public instance's, which this bundle is none of."""
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+    def connect(*_: object) -> None:
+        pytest.fail("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    verify_bundle(DATA, encoded(world.bundle(DATA)), SIGNER, root)
+    with pytest.raises(SigstoreError, match="certificate chain"):
+        verify_bundle(DATA, encoded(world.bundle(DATA)), SIGNER)
+
+
 def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch, world: SigstoreWorld, root: Path) -> None:
     bundle = encoded(world.bundle(DATA))
     verify_bundle(DATA, bundle, SIGNER, root)  # control
