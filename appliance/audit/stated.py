@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.audit.errors import AuditError, UncheckedError
 from appliance.audit.outcome import Finding, Step
 from measurements.errors import ChrysalisError
-from measurements.manifest import MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest, parse_manifest
+from measurements.manifest import MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest, ManifestDateError, parse_manifest
 from measurements.signature import MAX_SIGNATURE_BYTES, ManifestSignatureError, verify_manifest
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ def read_stated(request: AuditRequest) -> Stated:
         notes.append("a debug build: it has a console for whoever holds the host, and every release policy refuses it")
     if manifest.release == 0:
         notes.append("release number 0: a build that nobody released")
+    try:
+        manifest.require_current(time.time())
+    except ManifestDateError as error:
+        notes.append(f"clients do not take it now: {error.message}")
     by = ", ".join(base64.b64encode(key).decode() for key in signers)
     return Stated(
         manifest,

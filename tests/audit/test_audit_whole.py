@@ -141,6 +141,16 @@ def test_a_tampered_published_file_is_named(release: Release, tmp_path: Path) ->
     assert "the first differing byte is at 100" in finding.text
 
 
+def test_an_expired_release_is_reproduced_and_that_is_said(release: Release, tmp_path: Path) -> None:
+    """Its number and dates go to the build, which writes them into its manifest."""
+    done = audited(release, tmp_path, {"release": 3, "not_before": 86400, "expires": 172800})
+    assert done.verdict.line == "reproduced"
+    assert any("clients do not take it now: release 3" in note for note in done.step("manifest").notes)
+    (command,) = done.step("rebuild").commands
+    assert "--release 3 --not-before 1970-01-02T00:00:00Z --expires 1970-01-03T00:00:00Z" in command
+    assert not any("clients" in note for note in audited(release, tmp_path / "now").step("manifest").notes)
+
+
 def test_a_commit_that_the_source_lacks_cannot_be_checked(release: Release, tmp_path: Path) -> None:
     done = audited(release, tmp_path, {"source_commit": "ab" * 20})
     assert done.verdict.line == f"could not be checked: the source {release.source} has no commit {'ab' * 20}"
