@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from measurements import mrtd, tdvf, tdx_firmware, tdx_rtmr0, tdx_rtmr1, tdx_rtmr2, uki
+from measurements import efi_variables, mrtd, tdvf, tdx_firmware, tdx_rtmr0, tdx_rtmr1, tdx_rtmr2, uki
 from measurements.errors import ArtefactError, MeasurementError
 from measurements.prediction import PredictedEvent, Prediction, Register
 from measurements.tpm import _check_predictable as check_predictable
@@ -91,10 +91,17 @@ class _Machine:
     def build(self) -> tdx_firmware.Build:
         return tdx_firmware.build(self.firmware)
 
-    @cached_property
-    def secure(self) -> bool:
-        """Whether firmware enforces secure boot."""
-        return tdx_rtmr0.enforced(tdx_rtmr0.variables(self.firmware, self.parsed), self.build)
+    def admits(self, started: bytes) -> bool:
+        """Whether firmware starts only what is signed.
+
+        Raises:
+            ArtefactError: It does, and would not start this.
+        """
+        store = tdx_rtmr0.variables(self.firmware, self.parsed)
+        enforced = tdx_rtmr0.enforced(store, self.build)
+        if enforced:
+            efi_variables.authority(store, started)
+        return enforced
 
     @cached_property
     def image(self) -> uki.Uki:
@@ -133,14 +140,16 @@ class _Machine:
     def _rtmr1(self) -> tuple[PredictedEvent, ...]:
         plain = self._plain()
         if plain is not None:
+            secure = self.admits(plain.kernel)
             return tdx_rtmr1.kernel_events(
-                plain, self.layout, self.build, qemu=self.qemu.numbers, memory=self.memory, secure=self.secure
+                plain, self.layout, self.build, qemu=self.qemu.numbers, memory=self.memory, secure=secure
             )
         image = self.artefacts.need("image", "RTMR1")
+        secure = self.admits(image)
         if self.shape.boot == "direct":
-            return tdx_rtmr1.direct_events(image, self.image, self.layout, secure=self.secure)
+            return tdx_rtmr1.direct_events(image, self.image, self.layout, secure=secure)
         disk = self.artefacts.need("disk", "RTMR1 by disk boot: its partition table is measured")
-        return tdx_rtmr1.disk_events(image, self.image, disk, self.layout, secure=self.secure)
+        return tdx_rtmr1.disk_events(image, self.image, disk, self.layout, secure=secure)
 
     def _rtmr2(self) -> tuple[PredictedEvent, ...]:
         plain = self._plain()

@@ -354,7 +354,11 @@ def test_enforced_secure_boot_measures_whom_firmware_trusts() -> None:
     without = replace(USUAL, firmware=made.firmware(code=b"no such driver", variables=variables), image=signed)
     assert "authority db" not in names(tdx.predict(without, shape()), "rtmr0")
     unsigned = tdx.predict(replace(knowing, image=IMAGE), shape())
+    assert unsigned.unpredicted.keys() == {"rtmr0", "rtmr1"}
     assert "no entry of db vouches for" in unsigned.unpredicted["rtmr0"]
     assert "no image given" in tdx.predict(replace(knowing, image=None), shape()).unpredicted["rtmr0"]
     other = SecureBootKeys.new(dt.datetime(2026, 11, 1, tzinfo=dt.UTC)).sign(IMAGE)
     assert "no entry of db vouches for" in tdx.predict(replace(knowing, image=other), shape()).unpredicted["rtmr0"]
+    plain = replace(knowing, image=None, kernel=replace(PLAIN, kernel=keys.sign(PLAIN.kernel)))
+    assert not tdx.predict(plain, shape(qemu="10.2.0")).unpredicted.keys() - {"rtmr3"}
+    assert "no signature survives" in tdx.predict(plain, shape(qemu="10.1.0")).unpredicted["rtmr1"]
