@@ -162,7 +162,7 @@ def remember_one(directory: str, profile: str) -> None:
 
 def test_several_programs_at_once_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    names = [f"p{number}" for number in range(6)]
+    names = [f"p{number}" for number in range(3)]
     workers = [context.Process(target=remember_one, args=(str(tmp_path), name)) for name in names]
     for worker in workers:
         worker.start()
