@@ -2,10 +2,11 @@
 
 By disk: calling a boot option, separator, partition table, image, the kernel inside it. By direct boot QEMU's image is
 loaded before firmware says that it starts a boot option: image or kernel, calling, separator, the kernel inside an
-image. Then the two words with which boot services are left. Firmware until 2024.08 has the separator in RTMR0.
+image. Then the two words with which boot services are left. Firmware until 2024.08 has the separator in RTMR0. What
+cards bring along (option ROMs) is ignored in a TDX guest, and so measured nowhere.
 
 Sources: EDK II ``SecurityPkg/Library/DxeTpm2MeasureBootLib`` (images and partition table),
-``OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c`` (the rest). Which register holds what: UEFI 2.10, section 38.4.1 (a TPM's
+``OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c`` (the rest), ``OvmfPkg/IncompatiblePciDeviceSupportDxe`` (cards). Which register holds what: UEFI 2.10, section 38.4.1 (a TPM's
 registers 2 to 6).
 """
 
