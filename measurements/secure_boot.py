@@ -41,8 +41,8 @@ _CERTIFICATE = struct.Struct("<IHH")
 _PKCS7 = 0x0002  # WIN_CERT_TYPE_PKCS_SIGNED_DATA
 
 
-def policy(store: VariableStore, *, known: bool) -> tuple[PredictedEvent, ...]:
-    """What is measured before the separator.
+def policy_contents(store: VariableStore, *, known: bool) -> tuple[tuple[str, bytes], ...]:
+    """What is measured before the separator: name of each variable and content of its event, in order.
 
     Args:
         store: Firmware's variables.
@@ -53,15 +53,28 @@ def policy(store: VariableStore, *, known: bool) -> tuple[PredictedEvent, ...]:
     measured += [(vendor, name, store.data(vendor, name)) for vendor, name in VARIABLES]
     if timestamps := store.data(IMAGE_SECURITY, "dbt"):
         measured.append((IMAGE_SECURITY, "dbt", timestamps))
-    return tuple(_variable(vendor, name, value) for vendor, name, value in measured)
+    return tuple((name, variable_data(vendor, name, value)) for vendor, name, value in measured)
 
 
-def authority(store: VariableStore, image: bytes) -> PredictedEvent:
-    """What is measured when firmware accepts a signed image: the entry of ``db`` that it was accepted by.
+def policy(store: VariableStore, *, known: bool) -> tuple[PredictedEvent, ...]:
+    """The events of :func:`policy_contents`."""
+    return tuple(
+        PredictedEvent(
+            hashlib.sha256(content).digest(),
+            f"variable {name}",
+            f"UEFI_VARIABLE_DATA of {name}, {len(content)} bytes",
+            ("firmware variables", "firmware") if name == "SecureBoot" else ("firmware variables",),
+        )
+        for name, content in policy_contents(store, known=known)
+    )
+
+
+def authority_content(store: VariableStore, image: bytes) -> bytes:
+    """What is measured when firmware accepts an image: the entry of ``db`` that it was accepted by.
 
     Args:
         store: Firmware's variables.
-        image: The signed image.
+        image: The image as it is loaded.
 
     Raises:
         ArtefactError: Neither does a certificate of ``db`` vouch for the image's signer, nor is the image's digest in
@@ -78,21 +91,16 @@ def authority(store: VariableStore, image: bytes) -> PredictedEvent:
             f"image with {len(chain)} certificates that no entry of db vouches for",
             hint="firmware with these variables refuses to start it",
         )
+    return variable_data(IMAGE_SECURITY, "db", accepted[0].data)
+
+
+def authority(store: VariableStore, image: bytes) -> PredictedEvent:
+    """The event of :func:`authority_content`; errors as there."""
     return PredictedEvent(
-        hashlib.sha256(variable_data(IMAGE_SECURITY, "db", accepted[0].data)).digest(),
+        hashlib.sha256(authority_content(store, image)).digest(),
         "authority db",
         "the entry of db that the image was accepted by",
         ("firmware variables", "image"),
-    )
-
-
-def _variable(vendor: UUID, name: str, value: bytes) -> PredictedEvent:
-    content = variable_data(vendor, name, value)
-    return PredictedEvent(
-        hashlib.sha256(content).digest(),
-        f"variable {name}",
-        f"UEFI_VARIABLE_DATA of {name}, {len(value)} bytes",
-        ("firmware variables", "firmware") if name == "SecureBoot" else ("firmware variables",),
     )
 
 

@@ -31,6 +31,7 @@ TIMERS: Mapping[str, int] = {"q35": 0x608, "pc": 0xB008}
 SECURE_BOOT_DRIVER = UUID("f0e6a44f-7195-41c3-ac64-54f202cd0a21")
 """``SecureBootConfigDxe``: a build without it knows no secure boot."""
 
+SETTINGS_SINCE = (2025, 5)
 TABLES_TEXT = b"ACPI DATA\0"
 """``EV_POSTCODE_INFO_ACPI_DATA``."""
 
@@ -45,6 +46,7 @@ _COMPUTED = re.compile(
 
 _VERSION = re.compile(rb"(?:[0-9]\x00){4}\.\x00(?:[0-9]\x00){2}(?:[A-Za-z0-9.+~-]\x00){0,40}\x00\x00")
 """A version as distributions name a build: year, month, what they add."""
+_TAG = re.compile(r"(20[0-9]{2})\.([0-9]{2})(?![0-9])")
 
 
 def pei_in_memory(volume: Volume, machine: str) -> bytes:
@@ -95,6 +97,28 @@ def measures_tables(firmware: UnpackedFirmware) -> bool:
     ``OvmfPkg/AcpiPlatformDxe`` does since edk2-stable202302; Debian 12's build (2022.11) was seen not to.
     """
     return TABLES_TEXT in firmware.dxe.content
+
+
+def measures_settings(version: bytes) -> bool:
+    """Whether a build measures more of the machine into register 1 than can be predicted.
+
+    Since edk2-stable202505 OVMF measures SMBIOS tables and the monitor's settings (EDK II, commits 2eac71a1e, cd76265f1
+    and 9d9e3a2ba).
+
+    Args:
+        version: As :func:`crtm_version` gives it.
+
+    Raises:
+        ArtefactError: The version is not one of EDK II's stable tags with more behind it.
+    """
+    text = version.decode("utf-16-le").rstrip("\0")
+    tag = _TAG.match(text)
+    if tag is None:
+        raise ArtefactError(
+            f"firmware version {text!r}, which does not begin with a stable tag of EDK II, such as 2025.02",
+            hint="what firmware measures of the machine changes with it",
+        )
+    return (int(tag[1]), int(tag[2])) >= SETTINGS_SINCE
 
 
 def knows_secure_boot(firmware: UnpackedFirmware) -> bool:

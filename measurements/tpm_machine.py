@@ -134,6 +134,11 @@ class _Machine:
         return firmware_volume.unpack(file)
 
     @cached_property
+    def _version(self) -> bytes:
+        stated = self._shape.firmware.version if self._shape.firmware else None
+        return tpm_firmware.crtm_version(self._firmware, stated)
+
+    @cached_property
     def _variables(self) -> variable_store.VariableStore:
         artefacts = self._artefacts
         whole = artefacts.firmware_variables is None and artefacts.firmware is not None
@@ -143,11 +148,9 @@ class _Machine:
 
     def _code(self) -> _Events:
         """Register 0."""
-        stated = self._shape.firmware.version if self._shape.firmware else None
-        version = tpm_firmware.crtm_version(self._firmware, stated)
         pei = tpm_firmware.pei_in_memory(self._firmware.pei, self._shape.qemu.machine if self._shape.qemu else "q35")
         return (
-            _event(version, "firmware version", "the build's name as UTF-16 with its end", "firmware"),
+            _event(self._version, "firmware version", "the build's name as UTF-16 with its end", "firmware"),
             _event(
                 pei,
                 "firmware volume PEI",
@@ -161,6 +164,10 @@ class _Machine:
 
     def _settings(self) -> _Events:
         """Register 1."""
+        if tpm_firmware.measures_tables(self._firmware) and tpm_firmware.measures_settings(self._version):
+            raise MeasurementError(
+                "firmware of 2025.05 or later measures the monitor's SMBIOS tables and settings, too, which are no file"
+            )
         if self._variables.booted:
             raise ArtefactError(
                 "variables of a machine that ran before: firmware keeps its boot options and adds to them",

@@ -111,7 +111,7 @@ def test_direct_boot_has_its_own_order_and_no_partition_table() -> None:
 @pytest.mark.parametrize(
     ("files", "registers"),
     [
-        ({"firmware_code": ovmf.firmware([ovmf.pei(version="2026.02"), ovmf.dxe()])}, {"pcr0"}),
+        ({"firmware_code": ovmf.firmware([ovmf.pei(version="2025.02-9"), ovmf.dxe()])}, {"pcr0"}),
         ({"firmware_code": ovmf.firmware([ovmf.pei(), ovmf.dxe(shell=False)])}, {"pcr0", "pcr1"}),
         ({"firmware_code": ovmf.firmware([ovmf.pei(), ovmf.dxe(measures_tables=False)])}, {"pcr0", "pcr1"}),
         ({"firmware_code": ovmf.firmware([ovmf.pei(), ovmf.dxe(secure_boot=True)])}, {"pcr0", "pcr7"}),
@@ -132,7 +132,7 @@ def test_a_changed_file_moves_its_registers(files: dict[str, Any], registers: se
 def test_what_a_changed_event_says_of_itself() -> None:
     """What ``explain`` has to name: every event that a file moved has that file among its inputs."""
     changes: dict[str, dict[str, Any]] = {
-        "firmware": {"firmware_code": ovmf.firmware([ovmf.pei(version="2026.02"), ovmf.dxe(shell=False)])},
+        "firmware": {"firmware_code": ovmf.firmware([ovmf.pei(version="2025.02-9"), ovmf.dxe(shell=False)])},
         "firmware variables": {"firmware_variables": ovmf.store((GLOBAL, "PK", b"x"), (IMAGE_SECURITY, "db", b"y"))},
         "acpi": {"acpi": AcpiTables(tables=b"others", rsdp=b"other", loader=TABLES.loader)},
         "disk": {"disk": ovmf.disk([b"\2" * 128])},
@@ -169,6 +169,12 @@ def test_one_file_may_hold_code_and_variables() -> None:
         ({}, {"firmware": {"name": "OVMF", "sha256": "ab" * 32}}, "pcr0", "shape test has abab"),
         ({"firmware_code": b"x" * 100}, {}, "pcr0", "no firmware volume"),
         ({"acpi": None}, {}, "pcr1", "no ACPI tables given"),
+        (
+            {"firmware_code": ovmf.firmware([ovmf.pei(version="2025.05-1"), ovmf.dxe()])},
+            {},
+            "pcr1",
+            "2025.05 or later measures",
+        ),
         ({"firmware_variables": ovmf.store((GLOBAL, "Boot0000", b""))}, {}, "pcr1", "ran before"),
         ({}, {"devices": ["virtio-blk-pci,bootindex=3"]}, "pcr1", "bootindex of its own"),
         ({}, {"devices": ["virtio-net-pci"]}, "pcr2", "'virtio-net-pci' may bring code"),

@@ -112,6 +112,16 @@ def test_who_vouches_for_a_signed_image_is_measured() -> None:
         secure_boot.authority(enrolled(), images.uki())
 
 
+def test_contents_are_what_events_are_digests_of() -> None:
+    """Other banks hash the same bytes."""
+    contents = secure_boot.policy_contents(enrolled(), known=True)
+    events = secure_boot.policy(enrolled(), known=True)
+    assert [hashlib.sha256(content).digest() for _, content in contents] == [event.digest for event in events]
+    image = KEYS.sign(images.uki())
+    content = secure_boot.authority_content(enrolled(), image)
+    assert hashlib.sha256(content).digest() == secure_boot.authority(enrolled(), image).digest
+
+
 def test_the_first_entry_that_vouches_is_measured() -> None:
     listed = ovmf.signature_list(X509, b"no certificate") + ovmf.signature_list(X509, KEYS.certificate)
     store = parse_store(ovmf.store((IMAGE_SECURITY, "db", listed)))

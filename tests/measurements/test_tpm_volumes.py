@@ -89,6 +89,14 @@ def test_the_version_is_what_the_build_says_of_itself() -> None:
         tpm_firmware.crtm_version(unpack(ovmf.firmware([both, ovmf.dxe()])), None)
 
 
+def test_what_a_build_measures_of_the_machine_follows_from_its_version() -> None:
+    for text, more in (("2025.02-8+deb13u1", False), ("2024.11", False), ("2025.05", True), ("2026.08+ds-2", True)):
+        assert tpm_firmware.measures_settings((text + "\0").encode("utf-16-le")) is more
+    for text in ("unknown", "2025.1", "0.1", ""):
+        with pytest.raises(ArtefactError, match="does not begin with a stable tag"):
+            tpm_firmware.measures_settings((text + "\0").encode("utf-16-le"))
+
+
 def test_what_a_build_knows_is_seen_in_its_files() -> None:
     plain = unpack(ovmf.firmware())
     other = unpack(ovmf.firmware([ovmf.pei(), ovmf.dxe(secure_boot=True, measures_tables=False)]))
