@@ -6,8 +6,8 @@ image. Then the two words with which boot services are left. Firmware until 2024
 cards bring along (option ROMs) is ignored in a TDX guest, and so measured nowhere.
 
 Sources: EDK II ``SecurityPkg/Library/DxeTpm2MeasureBootLib`` (images and partition table),
-``OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c`` (the rest), ``OvmfPkg/IncompatiblePciDeviceSupportDxe`` (cards). Which register holds what: UEFI 2.10, section 38.4.1 (a TPM's
-registers 2 to 6).
+``OvmfPkg/IncompatiblePciDeviceSupportDxe`` (cards), ``OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c`` (the rest). Which register
+holds what: UEFI 2.10, section 38.4.1 (a TPM's registers 2 to 6).
 """
 
 from __future__ import annotations
