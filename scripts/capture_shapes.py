@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from appliance.host.acpi_cache import AcpiCache  # noqa: E402 - found only after the path was set
-from appliance.host.acpi_capture import capture, require_version  # noqa: E402 - as above
+from appliance.host.acpi_capture import CAPTURE_S, capture, require_version  # noqa: E402 - as above
 from appliance.host.errors import MachineError  # noqa: E402 - as above
 from measurements import acpi_file, shape_library  # noqa: E402 - as above
 
@@ -34,9 +34,11 @@ def main() -> int:
     parser.add_argument("--firmware", type=Path, action="append", required=True, help="OVMF_CODE.fd, OVMF.fd…")
     parser.add_argument("--variables", type=Path, help="OVMF_VARS.fd, where it is not beside the code")
     parser.add_argument("--cache", type=Path, help="where captures are kept; the cache directory by default")
+    parser.add_argument("--seconds", type=float, default=CAPTURE_S, help="how long firmware has, each time")
     parser.add_argument("names", nargs="*", help="only these shapes")
     arguments = parser.parse_args()
     firmware = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in arguments.firmware}
+    cache = AcpiCache(arguments.cache)
     done: set[str] = set()
     left_out = 0
     for name in arguments.names or shape_library.names():
@@ -52,7 +54,7 @@ def main() -> int:
         variables = None
         if shape.platform == "tpm":
             variables = arguments.variables or code.with_name(code.name.replace("CODE", "VARS"))
-        found = capture(shape, qemu=program, firmware=(code, variables), cache=AcpiCache(arguments.cache))
+        found = capture(shape, qemu=program, firmware=(code, variables), cache=cache, seconds=arguments.seconds)
         content = acpi_file.encode(found.tables, found.facts)
         (SHAPES / f"{target}.acpi").write_bytes(content)
         done.add(target)

@@ -36,17 +36,19 @@ class CaptureKey:
         qemu_sha256: Digest of the binary: distributions patch.
         firmware_sha256: Digest of the firmware: it places the PCI windows.
         inputs: Digest of what of the shape moves tables (:func:`measurements.acpi_file.table_inputs`).
+        command: What is started; it changes with this program.
     """
 
     qemu: str
     qemu_sha256: str
     firmware_sha256: str
     inputs: str
+    command: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """A file name."""
-        values = ["acpi 1", self.qemu, self.qemu_sha256, self.firmware_sha256, self.inputs]
+        values = ["acpi 1", self.qemu, self.qemu_sha256, self.firmware_sha256, self.inputs, self.command]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:40] + ".acpi"
 
 
@@ -71,7 +73,7 @@ class AcpiCache:
         except (OSError, AcpiFileError) as error:
             log.warning("kept acpi capture is damaged", path=str(path), reason=str(error)[:200])
             return None
-        seen = CaptureKey(found.qemu, found.qemu_sha256, found.firmware_sha256, found.inputs)
+        seen = CaptureKey(found.qemu, found.qemu_sha256, found.firmware_sha256, found.inputs, found.command)
         return found if seen == key else None
 
     def keep(self, key: CaptureKey, captured: Captured) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,10 @@ from appliance.host.acpi_cache import AcpiCache, CaptureKey
 from appliance.host.control import Control
 from appliance.host.errors import ControlError, LaunchError, MachineError
 from appliance.host.follow import tail
+from appliance.host.gpu_stand_in import GpuStandIn
 from appliance.host.kept import keep, spawn
 from appliance.host.machine import FILES, QEMU, qemu_command
+from appliance.host.machine_devices import root_ports, stand_in_socket
 from appliance.host.programs import find_program, qemu_release
 from appliance.host.qtest import Qtest
 from appliance.host.shape_machine import stand_in_of
@@ -52,6 +54,7 @@ STOP_S = 15.0
 FORCE_S = 5
 TABLES, ROOT, LOADER = "etc/acpi/tables", "etc/acpi/rsdp", "etc/table-loader"
 _SOCKET, _TRACE, _DISK = "qtest.sock", "trace.log", "empty.raw"
+_ANYWHERE = Path("/stand-in")
 _MIB = 1 << 20
 
 
@@ -87,7 +90,9 @@ def capture(
             f"firmware {firmware[0]} has the digest {digest}, shape {shape.name} names {shape.firmware.sha256}",
             hint="firmware places the PCI windows that the tables name: take the build that the shape names",
         )
-    key = CaptureKey(version, hashlib.sha256(_read(program)).hexdigest(), digest, table_inputs(shape))
+    key = CaptureKey(
+        version, hashlib.sha256(_read(program)).hexdigest(), digest, table_inputs(shape), command_of(shape)
+    )
     cache = AcpiCache() if cache is None else cache
     found = cache.find(key)
     if found is None:
@@ -112,6 +117,15 @@ def require_version(shape: Shape, program: Path) -> str:
             hint="tables change with QEMU's version: give the binary of that one, or take its captured tables",
         )
     return version
+
+
+def command_of(shape: Shape) -> tuple[str, ...]:
+    """What is started for a shape, as a capture says it: in the machine's own directory.
+
+    Raises:
+        MachineError: The shape is no machine that can be started.
+    """
+    return _shown(_command(_stand_in(shape, _ANYWHERE)), _ANYWHERE)
 
 
 def _captured(
@@ -142,17 +156,16 @@ def _captured(
         firmware_sha256=key.firmware_sha256,
         shape=shape.name,
         inputs=key.inputs,
-        command=tuple(word.replace(f"{directory}/", "") for word in command),
+        command=_shown(command, directory),
         tables=tables,
     )
 
 
 def _prepare(shape: Shape, directory: Path, firmware: tuple[Path, Path | None]) -> Machine:
     """The machine that stands in, with its files in a fresh directory."""
-    disk = directory / _DISK
-    with disk.open("wb") as handle:
+    with (directory / _DISK).open("wb") as handle:
         handle.truncate(_MIB)
-    machine = stand_in_of(shape, directory=directory, image=directory, disk=disk)
+    machine = _stand_in(shape, directory)
     names = {"none": ("OVMF_CODE.fd", "OVMF_VARS.fd"), "tdx": ("OVMF.fd",), "snp": ("OVMF.amdsev.fd",)}
     for wanted, path in zip(names[machine.protection], firmware, strict=False):
         if path is None:
@@ -160,6 +173,15 @@ def _prepare(shape: Shape, directory: Path, firmware: tuple[Path, Path | None]) 
         (directory / wanted).write_bytes(_read(path))
     write_files(machine)
     return machine
+
+
+def _stand_in(shape: Shape, directory: Path) -> Machine:
+    return stand_in_of(shape, directory=directory, image=directory, disk=directory / _DISK)
+
+
+def _shown(command: list[str], directory: Path) -> tuple[str, ...]:
+    """A command without the directory that it runs in."""
+    return tuple(word.replace(f"{directory}/", "") for word in command)
 
 
 def _command(machine: Machine) -> list[str]:
@@ -174,13 +196,16 @@ def _command(machine: Machine) -> list[str]:
 
 @contextmanager
 def _running(machine: Machine, program: Path, command: list[str], seconds: float) -> Iterator[ProcessIdentity]:
-    """QEMU, and its TPM; both have ended when the context is left."""
+    """QEMU, its TPM and its GPUs; all have ended when the context is left."""
     directory = machine.directory
     swtpm = None
     if machine.tpm and machine.protection == "none":
         (directory / FILES.tpm_state).mkdir(mode=0o700)
         swtpm = start_swtpm(directory, lambda _command: None)
+    gpus = ExitStack()
     try:
+        for port in root_ports(machine):
+            gpus.enter_context(GpuStandIn(directory, stand_in_socket(port)))
         limited = [str(find_program("timeout")), f"--kill-after={FORCE_S}", f"{seconds + STOP_S:g}"]
         process = spawn(
             [*limited, str(program.resolve()), *command[1:]], directory=directory, log=directory / FILES.qemu_log
@@ -191,6 +216,7 @@ def _running(machine: Machine, program: Path, command: list[str], seconds: float
         finally:
             qemu.end(STOP_S)
     finally:
+        gpus.close()
         if swtpm is not None and not swtpm.wait(STOP_S):  # it ends with QEMU
             swtpm.end(STOP_S)
 

@@ -1,4 +1,4 @@
-"""The GPUs of a machine on QEMU's command line: passed through, or stood in for by devices with the same windows. Pure.
+"""The GPUs of a machine on QEMU's command line: passed through, or stood in for by what has the same windows. Pure.
 
 Each GPU is behind a PCI Express root port of its own, as the vendor's guides have it. Its option ROM is not shown to
 firmware (``rombar=0``): nothing of the host's runs in the guest before the image.
@@ -6,14 +6,11 @@ firmware (``rombar=0``): nothing of the host's runs in the guest before the imag
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from appliance.host.machine import Machine
-
-GPU_WINDOWS = ("16M", "128G", "32M")
-"""Memory windows of an NVIDIA H100, H200 or H20 (SXM and PCIe), all 64-bit and prefetchable, as ``lspci -v`` shows them
-(regions 0, 2 and 4). They decide where firmware puts the machine's 64-bit window, which an ACPI table names."""
 
 
 def gpu_options(machine: Machine) -> list[str]:
@@ -22,21 +19,24 @@ def gpu_options(machine: Machine) -> list[str]:
     shared = machine.protection != "none" and not machine.stands_in and machine.gpus
     if shared:
         options += ["-object", "iommufd,id=iommufd"]
-    for number, address in enumerate(machine.gpus, 1):
-        port = f"gpu{number}"
+    for number, (port, address) in enumerate(zip(root_ports(machine), machine.gpus, strict=True), 1):
         options += ["-device", f"pcie-root-port,id={port},chassis={number}"]
-        if machine.stands_in:
-            options += _stand_in(port)
-        else:
-            passed = f"vfio-pci,host={address},bus={port},rombar=0" + (",iommufd=iommufd" if shared else "")
-            options += ["-device", passed]
+        passed = f"vfio-pci,host={address},bus={port},rombar=0" + (",iommufd=iommufd" if shared else "")
+        options += ["-device", _stand_in(port) if machine.stands_in else passed]
     return options
 
 
-def _stand_in(port: str) -> list[str]:
-    """A GPU's windows: QEMU's test device has one of any size, so each window is a function of the device."""
-    options = []
-    for function, size in enumerate(GPU_WINDOWS):
-        several = ",multifunction=on" if function == 0 else ""
-        options += ["-device", f"pci-testdev,bus={port},addr=0.{function},membar={size}{several}"]
-    return options
+def _stand_in(port: str) -> str:
+    where = {"type": "unix", "path": stand_in_socket(port)}
+    device = {"driver": "vfio-user-pci", "bus": port, "rombar": 0, "socket": where}
+    return json.dumps(device, separators=(",", ":"))
+
+
+def stand_in_socket(port: str) -> str:
+    """Name of the socket of what stands in for the GPU behind a root port (``appliance.host.gpu_stand_in``)."""
+    return f"{port}.sock"
+
+
+def root_ports(machine: Machine) -> list[str]:
+    """Names of the GPUs' root ports, in order."""
+    return [f"gpu{number}" for number in range(1, len(machine.gpus) + 1)]

@@ -61,7 +61,7 @@ def firmware(tmp_path: Path) -> tuple[Path, Path]:
 
 def key(program: Path, firmware: Path, given: Shape) -> CaptureKey:
     digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (program, firmware))
-    return CaptureKey("7.2.22", *digests, acpi_file.table_inputs(given))
+    return CaptureKey("7.2.22", *digests, acpi_file.table_inputs(given), acpi_capture.command_of(given))
 
 
 def measured_by_firmware() -> list[bytes]:
@@ -133,7 +133,7 @@ def test_code_alone_is_refused_where_the_machine_has_two_files(
 
 def kept() -> Captured:
     """A capture of the library's, as if it were of the machine above."""
-    found = shape_library.captured("tpm-2c-2g-disk")
+    found = shape_library.captured("tpm-1c-2g-disk")
     assert found is not None
     return found
 
@@ -142,7 +142,7 @@ def test_a_kept_capture_starts_nothing(program: Path, firmware: tuple[Path, Path
     cache, given = AcpiCache(tmp_path / "cache"), shape(tpm=False)
     where = key(program, firmware[0], given)
     facts = {"qemu": "7.2.22", "qemu_sha256": where.qemu_sha256, "firmware_sha256": where.firmware_sha256}
-    cache.keep(where, kept().model_copy(update={**facts, "inputs": where.inputs}))
+    cache.keep(where, kept().model_copy(update={**facts, "inputs": where.inputs, "command": where.command}))
     found = acpi_capture.capture(given, firmware=firmware, qemu=program, cache=cache)
     assert found.tables == kept().tables
     assert found.shape == "demonstration"  # whoever asked first
@@ -155,7 +155,7 @@ def test_a_kept_capture_starts_nothing(program: Path, firmware: tuple[Path, Path
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    where = CaptureKey("7.2.22", "1" * 64, "2" * 64, "3" * 64)
+    where = CaptureKey("7.2.22", "1" * 64, "2" * 64, "3" * 64, ("qemu",))
     cache = AcpiCache(tmp_path / "file")
     cache.keep(where, kept())
     assert cache.find(where) is None
@@ -165,11 +165,12 @@ def test_everything_that_decides_tables_is_in_the_key() -> None:
     names = {
         CaptureKey(*values).name
         for values in (
-            ("7.2.22", "1" * 64, "2" * 64, "3" * 64),
-            ("7.2.23", "1" * 64, "2" * 64, "3" * 64),
-            ("7.2.22", "0" * 64, "2" * 64, "3" * 64),
-            ("7.2.22", "1" * 64, "0" * 64, "3" * 64),
-            ("7.2.22", "1" * 64, "2" * 64, "0" * 64),
+            ("7.2.22", "1" * 64, "2" * 64, "3" * 64, ("qemu",)),
+            ("7.2.23", "1" * 64, "2" * 64, "3" * 64, ("qemu",)),
+            ("7.2.22", "0" * 64, "2" * 64, "3" * 64, ("qemu",)),
+            ("7.2.22", "1" * 64, "0" * 64, "3" * 64, ("qemu",)),
+            ("7.2.22", "1" * 64, "2" * 64, "0" * 64, ("qemu",)),
+            ("7.2.22", "1" * 64, "2" * 64, "3" * 64, ("qemu", "-S")),
         )
     }
-    assert len(names) == 5
+    assert len(names) == 6
