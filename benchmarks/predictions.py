@@ -9,7 +9,8 @@ with its firmware (``just image``); the shapes and their tables are the library'
 * SEV-SNP's part besides against sev-snp-measure called as its own command line calls it, with the same firmware and
   kernel as files. Without a firmware that hashes kernels (Debian's ovmf-amdsev) both are measured without a kernel.
 
-Kinds are interleaved; the median of all rounds counts, and the fastest stands beside it.
+Kinds are interleaved; the median of all rounds counts, and the fastest stands beside it. ``cpu_ms`` is the processor
+time of this process, the median too: what is left of a figure on a machine that does other things besides.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,16 +46,24 @@ SNP_SHAPE = "snp-192c-1536g-8h100-direct"
 SNP_FIRMWARE = Path("/usr/share/ovmf/OVMF.amdsev.fd")
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Milliseconds that a call takes."""
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Taken:
+    """What one call took, in milliseconds: by the clock, and of the processor."""
+
+    wall: float
+    cpu: float
+
+
+def timed(call: Callable[[], object]) -> Taken:
+    """What a call takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
-    return (time.perf_counter() - start) * 1000
+    return Taken((time.perf_counter() - wall) * 1000, (time.process_time() - cpu) * 1000)
 
 
-def interleaved(kinds: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Times of several calls in milliseconds, taken in turn; the first turn, which loads modules, does not count."""
-    times: dict[str, list[float]] = {name: [] for name in kinds}
+def interleaved(kinds: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Taken]]:
+    """Several calls, taken in turn; the first turn, which loads modules, does not count."""
+    times: dict[str, list[Taken]] = {name: [] for name in kinds}
     for number in range(rounds + 1):
         for name, call in kinds.items():
             taken = timed(call)
@@ -62,10 +72,18 @@ def interleaved(kinds: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     return times
 
 
-def row(name: str, times: Sequence[float], base: Sequence[float] | None = None) -> dict[str, Any]:
-    """A row; ``ratio`` is that of the medians."""
-    ratio = {} if base is None else {"ratio": statistics.median(times) / statistics.median(base)}
-    return {"name": name, "median_ms": statistics.median(times), "best_ms": min(times), **ratio}
+def row(name: str, times: Sequence[Taken], base: Sequence[Taken] | None = None) -> dict[str, Any]:
+    """A row; ``ratio`` is that of the medians by the clock."""
+    wall = statistics.median(taken.wall for taken in times)
+    ratio = {} if base is None else {"ratio": wall / statistics.median(taken.wall for taken in base)}
+    best = min(taken.wall for taken in times)
+    return {
+        "name": name,
+        "median_ms": wall,
+        "best_ms": best,
+        "cpu_ms": statistics.median(taken.cpu for taken in times),
+        **ratio,
+    }
 
 
 def artefacts(image: Path) -> Artefacts:
@@ -86,15 +104,7 @@ def predictions(given: Artefacts) -> dict[str, Callable[[], object]]:
     """One prediction a shape, its tables read anew."""
 
     def predict(name: str) -> Prediction:
-        whole = Artefacts(
-            firmware=given.firmware,
-            firmware_code=given.firmware_code,
-            firmware_variables=given.firmware_variables,
-            image=given.image,
-            disk=given.disk,
-            acpi=shape_library.acpi(name),
-            measured_config=given.measured_config,
-        )
+        whole = replace(given, acpi=shape_library.acpi(name))
         return predictors.predict(whole, shape_library.shape(name))
 
     for name in SHAPES:
