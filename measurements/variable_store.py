@@ -40,6 +40,8 @@ MAX_STORE = 2 * 1024**2
 """Longest store that is read, in bytes; OVMF's has 256 KiB."""
 
 MAX_VARIABLES = 4096
+MAX_SIGNATURES = 8192
+"""Entries of one signature database that are read; the longest lists of revoked images have some hundred."""
 
 _NV_DATA = UUID("fff12b8d-7696-4c8b-a985-2747075b4f50")  # EFI_SYSTEM_NV_DATA_FV_GUID
 _AUTHENTICATED = UUID("aaf32c78-947b-439a-a180-2e144ec37792")
@@ -167,6 +169,8 @@ def signatures(database: bytes) -> tuple[SignatureEntry, ...]:
         start, end = offset + _LIST.size + head, offset + size
         if end > len(database) or start > end or each < 17 or (end - start) % each:
             raise ArtefactError(f"signature list of {size} bytes with entries of {each} in {len(database)} bytes")
+        if len(found) + (end - start) // each > MAX_SIGNATURES:
+            raise ArtefactError(f"signature database with more than {MAX_SIGNATURES} entries")
         kind = UUID(bytes_le=raw)
         found += [SignatureEntry(kind, database[at : at + each]) for at in range(start, end, each)]
         offset = end

@@ -160,6 +160,8 @@ def test_signature_databases_are_read() -> None:
         SignatureEntry(X509, b"o" * 16 + b"certificate"),
     )
     assert signatures(b"") == ()
+    with pytest.raises(ArtefactError, match="more than 8192 entries"):
+        signatures(ovmf.signature_list(SHA256, *(b"a" * 4 for _ in range(variable_store.MAX_SIGNATURES + 1))))
     for bad in (listed[:-1], listed + b"more", listed[:24] + b"\0\0\0\0" + listed[28:], listed[:20] + b"\xff" * 12):
         with pytest.raises(ArtefactError, match="signature"):
             signatures(bad)
