@@ -41,7 +41,7 @@ class ReleaseFiles:
     """
 
     directory: Path
-    _read: dict[str, bytes | None] = field(default_factory=dict, repr=False)
+    _read: dict[tuple[str, int], bytes | None] = field(default_factory=dict, repr=False)
 
     def artefacts(self, shape: Shape | None = None) -> Artefacts:
         """What a predictor takes: the firmware of the shape's platform, and the tables of a shape of the library."""
@@ -63,13 +63,14 @@ class ReleaseFiles:
 
     def content(self, name: str, limit: int = -1) -> bytes | None:
         """The first bytes of a file of the release, all by default; None where it has none of that name."""
-        if name not in self._read:
+        key = name, limit
+        if key not in self._read:
             try:
                 with (self.directory / name).open("rb") as file:
-                    self._read[name] = file.read(limit)
+                    self._read[key] = file.read(limit)
             except FileNotFoundError:
-                self._read[name] = None
-        return self._read[name]
+                self._read[key] = None
+        return self._read[key]
 
 
 def predicted_registers(directory: Path, profile: str, say: Callable[[str], None]) -> tuple[Registers, ...]:

@@ -14,7 +14,7 @@ from appliance.image import artefacts
 from appliance.image.describe import make_manifest
 from appliance.image.errors import BuildError
 from appliance.image.issue import Issue, make_issue, parse_time
-from appliance.image.predicted import predicted_registers
+from appliance.image.predicted import ReleaseFiles, predicted_registers
 from appliance.image.profiles import read_recipe
 from measurements import shape_library, tpm
 from measurements.errors import ArtefactError, MeasurementError
@@ -177,3 +177,12 @@ def test_what_a_manifest_cannot_hold_is_not_built(release: Path, monkeypatch: py
     monkeypatch.setattr("appliance.image.predicted.MAX_REGISTER_SETS", 1)
     with pytest.raises(MeasurementError, match="a manifest holds 1"):
         predicted_registers(release, "engine-cpu", lambda _: None)
+
+
+def test_a_file_is_read_once_and_as_far_as_was_asked(release: Path) -> None:
+    files = ReleaseFiles(release)
+    assert files.content(artefacts.DISK, 512) == disks.disk()[:512]
+    assert files.content(artefacts.DISK) == disks.disk()
+    (release / artefacts.DISK).unlink()
+    assert files.content(artefacts.DISK, 512) == disks.disk()[:512]
+    assert files.content("absent") is None
