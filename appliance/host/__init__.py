@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from measurements.exports import lazily
 
 if TYPE_CHECKING:
+    from appliance.host.acpi_cache import AcpiCache
+    from appliance.host.acpi_capture import capture
     from appliance.host.errors import (
         ControlError,
         HostError,
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from appliance.host.readiness import Stage, until_stages
     from appliance.host.record import machine_directory
     from appliance.host.running import RunningVm, delete, find
+    from appliance.host.shape_machine import machine_of
 
 __all__ = [
+    "AcpiCache",
     "Configuration",
     "ControlError",
     "Forward",
@@ -35,9 +39,11 @@ __all__ = [
     "Probe",
     "RunningVm",
     "Stage",
+    "capture",
     "delete",
     "find",
     "machine_directory",
+    "machine_of",
     "probe_kvm",
     "qemu_command",
     "start",
@@ -48,6 +54,7 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazily(
         __name__,
         {
+            "AcpiCache": "acpi_cache",
             "Configuration": "machine",
             "ControlError": "errors",
             "Forward": "machine",
@@ -60,9 +67,11 @@ if not TYPE_CHECKING:
             "Probe": "kvm",
             "RunningVm": "running",
             "Stage": "readiness",
+            "capture": "acpi_capture",
             "delete": "running",
             "find": "running",
             "machine_directory": "record",
+            "machine_of": "shape_machine",
             "probe_kvm": "kvm",
             "qemu_command": "machine",
             "start": "launch",

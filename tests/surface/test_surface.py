@@ -56,8 +56,9 @@ SURFACE = {
         AdmissionError Gateway GatewayError GatewayStatus KeyFileError SettlementError run
     """,
     "appliance.host": """
-        Configuration ControlError Forward HostError LaunchError Machine MachineError MissingProgramError NotReadyError
-        Probe RunningVm Stage delete find machine_directory probe_kvm qemu_command start until_stages
+        AcpiCache Configuration ControlError Forward HostError LaunchError Machine MachineError MissingProgramError
+        NotReadyError Probe RunningVm Stage capture delete find machine_directory machine_of probe_kvm qemu_command
+        start until_stages
     """,
     "appliance.image": """
         ArchiveUnreachableError Archives BuildError BuildRequest BuiltImage CheckResult ImageError IndexDiffersError
