@@ -78,4 +78,6 @@ def _processor(machine: Machine) -> str:
         return f"{machine.cpu or SNP_CPU},{width}"
     if machine.protection == "tdx":
         return f"max,vendor=GenuineIntel,phys-bits={ADDRESS_BITS}" if machine.stands_in else machine.cpu or "host"
+    if machine.stands_in and machine.cpu == "host":
+        return f"max,phys-bits={ADDRESS_BITS}"
     return machine.cpu or ("host" if machine.accel == "kvm" else "max")

@@ -110,6 +110,12 @@ def test_an_snp_machine_has_its_model_and_room_for_gpus() -> None:
     assert option(captured(given), "-cpu") == "EPYC-v4,phys-bits=46"
 
 
+def test_a_servers_processor_has_its_width_in_a_capture_and_an_emulated_one_its_own() -> None:
+    assert option(captured(shape(cpu="host")), "-cpu") == "max,phys-bits=46"
+    assert option(qemu_command(launched(shape(cpu="host"))), "-cpu") == "host"
+    assert option(captured(shape()), "-cpu") == "max"
+
+
 def test_each_gpu_has_a_root_port_and_shows_no_rom() -> None:
     given = shape_library.shape("tdx-48c-384g-2h100-disk")
     command = qemu_command(launched(given))
