@@ -38,15 +38,24 @@ PICTURES = "pictures"
 NOTICE = "what stands here is what the bundles say; that genuine hardware says it is judged by: chrysalis attest verify"
 
 
-def read_reported(bundle: bytes) -> Reported:
-    """Registers and log of a bundle.
+def read_reported(machine: MachineEvidence) -> Reported:
+    """Registers and log of a machine's bundle.
 
     Raises:
-        EvidenceError: It is no bundle, is not signed by its own key, or its evidence cannot be read.
+        UncheckedError: There is none.
+        EvidenceError: It is no bundle, is not signed by its own key, answers another question than was asked, comes from
+            another machine than the one that was asked, or its evidence cannot be read.
     """
-    if not parse_bundle(bundle).signature_holds():
+    if machine.bundle is None:
+        raise UncheckedError(f"no evidence: {machine.problem}")
+    bundle = parse_bundle(machine.bundle)
+    if not bundle.signature_holds():
         raise EvidenceError("the bundle is not signed by its own key: it was altered")
-    return reported(bundle)
+    if machine.nonce and (bundle.nonce != machine.nonce or not bundle.path_holds()):
+        raise EvidenceError("the bundle answers another nonce than the one that was asked: an older one is shown again")
+    if machine.public_key and bundle.keys["tls"] != machine.public_key:
+        raise EvidenceError("the bundle is of another key than the connection's: another machine's is passed on")
+    return reported(machine.bundle)
 
 
 def compare_machines(
@@ -67,9 +76,7 @@ def compare_machines(
     pictures: list[str] = []
     for machine in machines:
         try:
-            if machine.bundle is None:
-                raise UncheckedError(f"no evidence: {machine.problem}")
-            shown = read_reported(machine.bundle)
+            shown = read_reported(machine)
             entry, differing = nearest(manifest, shown, shapes)
         except ChrysalisError as error:
             unanswered.append(f"{machine.name}: {error.message}")

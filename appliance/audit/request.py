@@ -41,11 +41,15 @@ class MachineEvidence:
         name: The bundle's file, or the address that was asked.
         bundle: The bytes; None where none could be had.
         problem: Why there are none.
+        nonce: The 32 bytes that it was asked with; empty for a bundle from a file.
+        public_key: The raw Ed25519 key at the other end of the connection, 32 bytes; empty for a bundle from a file.
     """
 
     name: str
     bundle: bytes | None = field(repr=False)
     problem: str = ""
+    nonce: bytes = b""
+    public_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

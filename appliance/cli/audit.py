@@ -208,10 +208,12 @@ def _bundle(path: Path) -> MachineEvidence:
 def _asked(target: str) -> MachineEvidence:
     from appliance.cli.collecting import collect  # noqa: PLC0415 - only this needs the network packages
 
+    nonce = secrets.token_bytes(32)
     try:
-        return MachineEvidence(target, asyncio.run(collect(target, secrets.token_bytes(32))).bundle)
+        found = asyncio.run(collect(target, nonce))
     except ChrysalisError as error:
         return MachineEvidence(target, None, error.message)
+    return MachineEvidence(target, found.bundle, nonce=nonce, public_key=found.public_key or b"")
 
 
 async def _registry(network: Path, root: str | None) -> RegistryFacts | str:

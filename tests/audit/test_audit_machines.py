@@ -19,6 +19,7 @@ from appliance.audit.request import MachineEvidence
 from appliance.image.predicted import ReleaseFiles
 from attestation import cbor
 from attestation.errors import EvidenceError
+from attestation.evidence import parse_bundle
 from measurements.eventlog import EventLog
 from measurements.manifest import Manifest, Registers
 
@@ -32,7 +33,7 @@ DECIDED = ("pcr4", "pcr9", "pcr11", "pcr12")
 
 @pytest.fixture(scope="module")
 def reported() -> Mapping[str, bytes]:
-    return read_reported(BUNDLE).values
+    return read_reported(machine()).values
 
 
 def stating(release: Release, *sets: tuple[str, str, Mapping[str, bytes]]) -> Manifest:
@@ -53,7 +54,7 @@ def machine(name: str = "guest.bundle", bundle: bytes | None = BUNDLE, problem: 
 
 
 def test_registers_and_log_of_a_bundle_belong_together() -> None:
-    found = read_reported(BUNDLE)
+    found = read_reported(machine())
     assert found.form == "tpm"
     assert isinstance(found.log, EventLog)
     replayed = found.log.replay("sha256")
@@ -101,7 +102,7 @@ def test_the_event_that_differs_is_named_with_the_log(release: Release, reported
 def test_the_nearest_set_is_taken(release: Release, reported: Mapping[str, bytes]) -> None:
     near, far = decided(reported, pcr4=bytes(32)), decided(reported, pcr4=bytes(32), pcr9=bytes(32))
     manifest = stating(release, ("direct", "any", far), ("disk", "any", near))
-    found = read_reported(BUNDLE)
+    found = read_reported(machine())
     assert nearest(manifest, found)[0].boot == "disk"
     assert nearest(manifest, found)[1] == ("pcr4",)
     more = {**decided(reported), "pcr7": reported["pcr7"]}
@@ -134,9 +135,19 @@ def test_a_bundle_that_was_altered_is_not_believed() -> None:
     plain: Any = cbor.decode(BUNDLE, max_length=len(BUNDLE))
     plain["made"] += 1
     with pytest.raises(EvidenceError, match="not signed by its own key"):
-        read_reported(cbor.encode(plain))
+        read_reported(machine(bundle=cbor.encode(plain)))
     plain["made"] -= 1
-    assert read_reported(cbor.encode(plain)).form == "tpm", "control"
+    assert read_reported(machine(bundle=cbor.encode(plain))).form == "tpm", "control"
+
+
+def test_evidence_that_was_asked_for_is_fresh_and_of_who_was_asked() -> None:
+    shown = parse_bundle(BUNDLE)
+    key = shown.keys["tls"]
+    assert read_reported(MachineEvidence("host", BUNDLE, nonce=shown.nonce, public_key=key)).form == "tpm", "control"
+    with pytest.raises(EvidenceError, match="answers another nonce"):
+        read_reported(MachineEvidence("host", BUNDLE, nonce=bytes(32), public_key=key))
+    with pytest.raises(EvidenceError, match="another key than the connection's"):
+        read_reported(MachineEvidence("host", BUNDLE, nonce=shown.nonce, public_key=bytes(32)))
 
 
 def test_evidence_that_cannot_be_had_is_not_a_difference(release: Release, reported: Mapping[str, bytes]) -> None:
