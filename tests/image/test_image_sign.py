@@ -100,6 +100,39 @@ def test_nobody_signs_by_chance(tmp_path: Path) -> None:
     assert not (directory / "manifest.json.sig").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--release", "3"), "release 3 without its dates"),
+        (("--release", "3", "--not-before", "2026-12-01"), "release 3 without its dates"),
+        (("--expires", "2026-12-01"), "are a release's"),
+        (("--release", "3", "--not-before", "soon", "--expires", "2026-12-01"), "'soon' is no time"),
+    ],
+)
+def test_a_build_is_refused_before_it_begins(words: tuple[str, ...], said: str) -> None:
+    assert said in str(chrysalis("build", "--offline", *words).exception)
+
+
+def test_publishing_takes_the_checkout_s_keys_or_those_that_are_named(
+    signed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    monkeypatch.setattr(command, "SOURCE", checkout)
+    assert "trusted keys: none given" in str(chrysalis("publish", "--image", signed).exception)
+    keys = checkout / "measurements/reference/keys"
+    keys.mkdir(parents=True)
+    (keys / "release.pub").write_bytes((tmp_path / "release.key.pub").read_bytes())
+    place = Path(answer(chrysalis("publish", "--image", signed, "--json"))["published"])
+    assert place == checkout / "measurements/reference/engine-cpu/7"
+    assert sorted(path.name for path in place.iterdir()) == [
+        "manifest.json",
+        "manifest.json.sig",
+        "manifest.json.sigstore.json",
+    ]
+    again = chrysalis("publish", "--image", signed, "--key", tmp_path / "release.key.pub")
+    assert "numbers only rise" in str(again.exception)
+
+
 def test_whether_it_counts_now_is_said(tmp_path: Path) -> None:
     for changes, said in (
         ({"not_before": 1, "expires": 2}, "expired at 1970-01-01T00:00:02Z"),
