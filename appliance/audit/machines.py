@@ -43,8 +43,8 @@ def read_reported(machine: MachineEvidence) -> Reported:
 
     Raises:
         UncheckedError: There is none.
-        EvidenceError: It is no bundle, is not signed by its own key, answers another question than was asked, comes from
-            another machine than the one that was asked, or its evidence cannot be read.
+        EvidenceError: It is no bundle, is not signed by its own key, answers another nonce than was asked, comes from
+            another machine than was asked, or its evidence cannot be read.
     """
     if machine.bundle is None:
         raise UncheckedError(f"no evidence: {machine.problem}")
