@@ -86,7 +86,7 @@ def compare_artefacts(
         if not row.same
     ]
     notes = []
-    if differing and published is None:
+    if differing and published is None and not changed:
         notes.append("which file inside differs is known where the release's own files are at hand: --artefacts DIR")
     same = sum(row.same for row in rows)
     return Step(
@@ -179,7 +179,7 @@ def _told(row: Row) -> str:
         return f"the build makes {row.name}, which the manifest does not list"
     if row.seen == MISSING:
         return f"the manifest lists {row.name}, which the build does not make"
-    return f"{row.name} is {row.seen}, the manifest says {row.stated}"
+    return f"its SHA-256 is {row.seen}, the manifest says {row.stated}"
 
 
 def _place(name: str, published: _Vouched, built: Path) -> Place | None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from measurements.manifest import Manifest
 
 NOT_CHECKED = 2
-MAX_FINDINGS = 8
+MAX_FINDINGS = 4
 """Findings of a step that are said on the terminal; the report has all."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MARKS: Final = {"same": "ok", "differs": "DIFF", "unchecked": "?"}
