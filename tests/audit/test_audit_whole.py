@@ -117,6 +117,26 @@ def test_one_digit_of_an_artefact_or_a_register_is_named(release: Release, tmp_p
     assert sum(not row.same for row in done.step("registers").rows) == 1
 
 
+def test_diffoscopes_words_are_quoted_where_it_is_installed(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of that name on the path; the control is every other test, which has none."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "diffoscope").write_text('#!/bin/sh\nshift 2\necho "--- $1"\necho "+++ $2"\nexit 1\n')
+    (programs / "diffoscope").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    published = tmp_path / "published"
+    shutil.copytree(release.published, published)
+    (published / "chrysalis.efi").write_bytes((published / "chrysalis.efi").read_bytes() + b"more")
+    done = audited(release, tmp_path, published=published)
+    (finding,) = done.step("published").findings
+    built = tmp_path / "audit" / "rebuilt" / "chrysalis.efi"
+    assert finding.details == f"--- {published / 'chrysalis.efi'}\n+++ {built}"
+    (command,) = done.step("published").commands
+    assert command.startswith(f"{programs}/diffoscope ")
+
+
 def test_a_file_too_few_or_too_many_is_named(release: Release, tmp_path: Path) -> None:
     entries = [entry.model_dump() for entry in release.manifest.artefacts]
     fewer = audited(release, tmp_path / "a", {"artefacts": entries[1:]}, built=release.published)
