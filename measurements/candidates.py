@@ -136,12 +136,13 @@ def single_changes(
         predicted is left out.
     """
     seen: set[str] = set()
+    beside = _beside_tables(artefacts, shape, predict)
     for item in _changes(artefacts, shape, others or Others()):
         wanted = only is None or bool(set(item.inputs) & set(only))
         if not wanted or item.change in seen or (item.artefacts == artefacts and item.shape == shape):
             continue
         seen.add(item.change)
-        candidate = _candidate(item, artefacts, acpi, predict)
+        candidate = _candidate(item, artefacts, acpi, beside, predict)
         if candidate is not None:
             yield candidate
 
@@ -168,12 +169,18 @@ def of_manifest(manifest: Manifest, boot: str, registers: Collection[str]) -> It
 
 
 def _candidate(
-    item: _Change, base: Artefacts, acpi: Callable[[Shape], AcpiTables | None], predict: Predict
+    item: _Change,
+    base: Artefacts,
+    acpi: Callable[[Shape], AcpiTables | None],
+    beside: frozenset[Input] | None,
+    predict: Predict,
 ) -> Candidate | None:
     artefacts, complete, detail = item.artefacts, True, ""
     if base.acpi is not None and _TABLES & set(item.inputs):
         tables = acpi(item.shape)
         complete = tables is not None
+        if tables is None and beside is not None and not beside & set(item.inputs):
+            return None  # all that it moves are tables which are not at hand
         if tables is not None:
             artefacts = replace(artefacts, acpi=tables)
             detail = _tables_that_differ(base.acpi.tables, tables.tables)
@@ -182,6 +189,16 @@ def _candidate(
     except MeasurementError:
         return None
     return Candidate(item.change, item.inputs, prediction, complete, detail)
+
+
+def _beside_tables(artefacts: Artefacts, shape: Shape, predict: Predict) -> frozenset[Input] | None:
+    """Inputs that move something besides ACPI tables; None where the machine itself cannot be predicted."""
+    try:
+        registers = predict(artefacts, shape).registers.values()
+    except MeasurementError:
+        return None
+    events = (event for register in registers for event in register.events if "acpi" not in event.inputs)
+    return frozenset(moved for event in events for moved in event.inputs)
 
 
 def _tables_that_differ(before: bytes, after: bytes) -> str:

@@ -20,6 +20,7 @@ from measurements.alignment import align
 from measurements.errors import EventLogError, MeasurementError
 from measurements.explain_causes import Seen
 from measurements.explain_content import Said, said
+from measurements.explain_derived import EVENT, REGISTER, derived, following
 from measurements.explain_findings import Case
 from measurements.explain_search import search, try_all
 from measurements.explanation import Candidate, Cause, Chain, Explanation, Finding, Link
@@ -62,16 +63,19 @@ def explain(
         for name, value in compared.items()
         if value != prediction.registers[name].value and name not in logged.events
     }
+    follows = None
+    if compared.get(REGISTER) not in {None, prediction.values.get(REGISTER)}:
+        follows = derived(prediction.registers[REGISTER], values)
+    if follows is not None:
+        matches[REGISTER] = (follows,)
     chains = tuple(_chain(prediction.registers[name], value, logged, matches) for name, value in compared.items())
     evidence = tuple(_evidence(prediction, chains))
-    findings = [
-        finding
-        for chain in chains
-        if not chain.equal
-        for finding in Case(
-            prediction.registers[chain.register], chain, matches.get(chain.register, ()), trials, evidence
-        ).findings()
-    ]
+    findings: list[Finding] = []
+    for chain in chains:
+        if not chain.equal:
+            listed = matches.get(chain.register, ())
+            found = Case(prediction.registers[chain.register], chain, listed, trials, evidence).findings()
+            findings += found if chain.register != REGISTER or follows is None else (following(found[0], findings),)
     differing = {chain.register for chain in chains if not chain.equal}
     return Explanation(
         platform=prediction.platform,
@@ -211,5 +215,5 @@ def _evidence(prediction: Prediction, chains: Iterable[Chain]) -> Iterator[Seen]
             yield Seen(chain.register, "", tuple({moved for event in events for moved in event.inputs}), equal=False)
             continue
         for link in chain.links:
-            if link.position is not None:
+            if link.position is not None and link.name != EVENT:
                 yield Seen(chain.register, link.name, events[link.position].inputs, link.kind == "equal")

@@ -22,6 +22,7 @@ from measurements.shape import Qemu, Shape
 
 if TYPE_CHECKING:
     from measurements.explanation import Candidate
+    from measurements.prediction import Input
 
 SHAPE = Shape(
     name="mine",
@@ -51,15 +52,15 @@ def predict(artefacts: Artefacts, shape: Shape) -> Prediction:
     if shape.boot == "disk":
         raise ArtefactError("no disk given")
     kernel = artefacts.kernel or KERNEL
-    events = [
-        (str(shape.memory_mib), "memory"),
-        (repr((shape.vcpus, shape.qemu, shape.devices, shape.disks, shape.network, shape.gpus, shape.tpm)), "devices"),
-        (repr(artefacts.acpi), "acpi"),
-        (repr((artefacts.firmware, artefacts.firmware_variables)), "firmware"),
-        (repr(artefacts.image) + repr(kernel), "image"),
-        (repr(artefacts.measured_config), "configuration"),
+    events: list[tuple[str, tuple[Input, ...]]] = [
+        (str(shape.memory_mib), ("memory",)),
+        (repr((shape.vcpus, shape.disks, shape.network, shape.gpus, shape.tpm)), ("vcpus", "devices")),
+        (repr((artefacts.acpi, shape.qemu, shape.devices)), ("acpi", "qemu", "machine", "vcpus")),
+        (repr((artefacts.firmware, artefacts.firmware_variables)), ("firmware",)),
+        (repr(artefacts.image) + repr(kernel), ("image",)),
+        (repr(artefacts.measured_config), ("configuration",)),
     ]
-    digests = [PredictedEvent(hashlib.sha384(text.encode()).digest(), name, "") for text, name in events]
+    digests = [PredictedEvent(hashlib.sha384(text.encode()).digest(), moved[0], "", moved) for text, moved in events]
     return Prediction("tdx", shape.boot, shape.name, {"rtmr0": Register.replayed("rtmr0", "sha384", digests)})
 
 
@@ -135,6 +136,8 @@ def test_tables_of_the_changed_machine_are_taken_and_else_it_says_so() -> None:
     without = tried(artefacts, acpi=no_tables)
     assert not without["4 vCPUs"].complete
     assert not without["memory 4096 MiB"].complete
+    assert "QEMU 9.2.0" in with_tables
+    assert "QEMU 9.2.0" not in without, "all that it moves are tables, and nobody has them: there is nothing to try"
     assert tried(artefacts, Others(firmware={"x": b"x"}), acpi=no_tables)["firmware x"].complete
     prediction = predict(artefacts, SHAPE)
     seen = predict(replace(artefacts, acpi=tables(SHAPE.model_copy(update={"vcpus": 4}))), SHAPE.model_copy(
