@@ -15,7 +15,9 @@ from appliance.image.clock import FAKETIME, LOADER, clock_mounts
 from appliance.image.commands import Commands
 from appliance.image.describe import lock_files, root_hash, source_state, source_version
 from appliance.image.errors import BuildError
+from appliance.image.inputs import packages
 from appliance.image.profiles import read_recipe
+from appliance.image.sbom import locked_parts
 from appliance.image.tools_tree import SANDBOX, inside
 
 SOURCE = Path(__file__).resolve().parents[2]
@@ -159,6 +161,14 @@ def test_the_version_is_the_distributions() -> None:
     assert source_version(SOURCE).count(".") == 2
 
 
+@pytest.mark.parametrize("profile", ["engine-cpu", "engine-gpu"])
+def test_what_a_release_carries_is_fetched_and_billed(profile: str) -> None:
+    recipe = read_recipe(SOURCE, profile)
+    assert {item.package for item in packages(recipe)} >= {"ovmf", "ovmf-amdsev", "mkosi"}
+    uses = {part.lock: part.use for part in locked_parts(recipe)}
+    assert {uses[name] for name in artefacts.FIRMWARE_LOCKS} == {"firmware"}
+
+
 def _package(directory: Path, name: str, *files: str) -> tuple[str, Path]:
     """A package of the distribution's form that holds these files, each with its own name in it."""
     tree = directory / name
@@ -176,13 +186,13 @@ def _package(directory: Path, name: str, *files: str) -> tuple[str, Path]:
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
 def test_the_firmware_of_every_kind_of_machine_is_taken(tmp_path: Path) -> None:
     ovmf = ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd", "usr/share/ovmf/OVMF.fd")
-    packages = [
+    debs = [
         _package(tmp_path, "ovmf", *ovmf, "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"),
         _package(tmp_path, "ovmf-amdsev", "usr/share/ovmf/OVMF.amdsev.fd"),
     ]
     output, commands = tmp_path / "output", Commands(lambda _: None, tmp_path / "log")
     output.mkdir()
-    artefacts.take_firmware(packages, output, tmp_path / "scratch", commands)
+    artefacts.take_firmware(debs, output, tmp_path / "scratch", commands)
     assert {path.name: path.read_text() for path in output.iterdir()} == {
         "OVMF_CODE.fd": ovmf[0],
         "OVMF_VARS.fd": ovmf[1],
@@ -190,7 +200,7 @@ def test_the_firmware_of_every_kind_of_machine_is_taken(tmp_path: Path) -> None:
         "OVMF.amdsev.fd": "usr/share/ovmf/OVMF.amdsev.fd",
     }
     with pytest.raises(BuildError, match="the firmware locks name ovmf, expected ovmf, ovmf-amdsev"):
-        artefacts.take_firmware(packages[:1], output, tmp_path / "scratch", commands)
-    empty = [packages[0], _package(tmp_path / "e", "ovmf-amdsev", "usr/share/other")]
+        artefacts.take_firmware(debs[:1], output, tmp_path / "scratch", commands)
+    empty = [debs[0], _package(tmp_path / "e", "ovmf-amdsev", "usr/share/other")]
     with pytest.raises(BuildError, match=r"ovmf-amdsev .*has no usr/share/ovmf/OVMF\.amdsev\.fd"):
         artefacts.take_firmware(empty, output, tmp_path / "scratch2", commands)
