@@ -157,16 +157,19 @@ def _sections(read: OVMF, context: GCTX, kernel: Kernel | None) -> Iterator[Pred
 def _processors(read: OVMF, context: GCTX, vcpus: int, signature: int, features: int) -> Iterator[PredictedEvent]:
     """The first state of every processor: all but the first one begin where firmware says."""
 
-    def pages() -> Iterator[bytes]:
+    def pages() -> list[bytes]:
         state = VMSA(SevMode.SEV_SNP, read.sev_es_reset_eip(), signature, features, VMMType.QEMU)
-        return iter(list(state.pages(vcpus)))
+        return list(state.pages(vcpus))
 
-    for number, page in enumerate(_library(pages)):
+    first, *further = _library(pages)
+    context.update_vmsa_page(first)
+    yield _event(first, "first processor", "its state at reset, by the processor's model", "cpu")
+    if not further:
+        return
+    event = _event(further[0], "further processor", "its state at reset, by model and firmware", "vcpus", "cpu")
+    for page in further:  # all alike
         context.update_vmsa_page(page)
-        if number == 0:
-            yield _event(page, "first processor", "its state at reset, by the processor's model", "cpu")
-        else:
-            yield _event(page, "further processor", "its state at reset, by model and firmware", "vcpus", "cpu")
+        yield event
 
 
 def _kernel(artefacts: Artefacts) -> Kernel:

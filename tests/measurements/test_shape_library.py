@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from appliance.image.wheel import contents
 from measurements import acpi_file, shape_library
 from measurements.shape import ShapeError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = shape_library.names()
 SHAPES = [shape_library.shape(name) for name in NAMES]
 STARTED = [s.name for s in SHAPES if s.qemu is not None and s.firmware is not None and s.firmware.sha256 is not None]
@@ -82,6 +81,16 @@ def test_captured_tables_are_the_machines(name: str) -> None:
     assert captured.tables.rsdp.startswith(b"RSD PTR ")
     assert b"etc/acpi/tables" in captured.tables.loader
     assert shape_library.acpi(name) == captured.tables
+
+
+def test_the_tools_carry_the_library_and_the_guest_does_not() -> None:
+    """A table captured anew must not move the image's measurement."""
+    found = contents(ROOT)
+    kept = {path.relative_to(ROOT) for path in (ROOT / "measurements" / "shapes").iterdir()}
+    assert {path.suffix for path in kept} == {".toml", ".acpi"}
+    assert kept <= {Path(name) for name in found["tools"]}
+    modules = {Path("measurements") / name for name in ("acpi_file.py", "shape_library.py", "snp.py")}
+    assert not (kept | modules) & {Path(name) for name in found["guest"]}
 
 
 def test_the_way_to_boot_moves_no_table() -> None:
