@@ -14,7 +14,8 @@ from appliance.cli.measuring import Given
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.errors import ConfigError
-from measurements import explain_text, prediction_file
+from measurements import acpi_file, explain_text, prediction_file
+from measurements.acpi import tables_of
 from measurements.candidates import Others
 from measurements.explain import Candidate, explain
 from measurements.explain_content import said
@@ -78,6 +79,25 @@ def predict_command(
     for name, why in found.unpredicted.items():
         output.say(f"{name:<12} not predicted: {why}")
     output.result({"ok": True, **prediction_file.to_value(found)})
+
+
+@app.command("acpi")
+def acpi_command(
+    shape: ShapeOption,
+    image: Annotated[Path, typer.Option("--image", help="Directory with the firmware.", file_okay=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The capture's file, for --acpi.", dir_okay=False)],
+    qemu: Annotated[Path | None, typer.Option(help="The QEMU of the shape's version.", dir_okay=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Capture the ACPI tables of a shape's machine: start its QEMU, emulated, and read what it hands to firmware."""
+    output = Output(as_json=as_json)
+    machine = measuring.shape_of(shape)
+    output.progress(f"starting the QEMU of shape {machine.name}")
+    found = measuring.captured(machine, image, qemu)
+    _write(out, acpi_file.encode(found.tables, found.facts))
+    tables = [table.signature for table in tables_of(found.tables.tables)]
+    output.say(f"{out}: tables of QEMU {found.qemu}, {found.machine}: {', '.join(tables)}")
+    output.result({"ok": True, "file": str(out), "qemu": found.qemu, "machine": found.machine, "tables": tables})
 
 
 @app.command("log")
@@ -187,15 +207,19 @@ def compare_command(
 
 def _tell(output: Output, explanation: Explanation, picture: Path | None) -> None:
     if picture is not None:
-        try:
-            picture.write_text(render(explanation), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{picture}: {error.strerror}", hint="name a file that can be written") from None
+        _write(picture, render(explanation).encode())
         output.progress(f"wrote {picture}")
     for line in explain_text.lines(explanation):
         output.say(line)
     output.result({"ok": explanation.equal, **explain_text.to_value(explanation)})
     raise typer.Exit(0 if explanation.equal else 1)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="name a file that can be written") from None
 
 
 def _logged(log: EventLog, number: int, bank: str, names: dict[int, str]) -> dict[str, Any]:

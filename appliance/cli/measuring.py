@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from measurements.acpi import AcpiTables
+    from measurements.acpi_file import Captured
     from measurements.eventlog import EventLog
     from measurements.prediction import Prediction
     from measurements.shape import Shape
@@ -185,16 +186,30 @@ class Tables:
         return self._captured(shape) if tables is None and self.firmware is not None else tables
 
     def _captured(self, shape: Shape) -> AcpiTables | None:
-        from appliance.host.acpi_capture import capture  # noqa: PLC0415 - only this starts machines
-        from appliance.host.errors import HostError  # noqa: PLC0415 - as above
+        from appliance.host.errors import HostError  # noqa: PLC0415 - only this starts machines
 
-        names = tuple(_FIRMWARE[shape.platform].values())
-        directory = self.firmware or Path()
         try:
-            files = (directory / names[0], directory / names[1] if len(names) > 1 else None)
-            return capture(shape, firmware=files, qemu=self.qemu).tables
+            return captured(shape, self.firmware or Path(), self.qemu).tables
         except (HostError, MeasurementError):
             return None  # another QEMU is installed, or no machine is like that: it is one change less that is tried
+
+
+def captured(shape: Shape, firmware: Path, qemu: Path | None) -> Captured:
+    """Tables of a shape by starting its QEMU, or from an earlier start of the same one.
+
+    Args:
+        shape: The machine.
+        firmware: Directory with the firmware.
+        qemu: The binary; the installed one by default.
+
+    Raises:
+        HostError: QEMU or firmware is missing or not the shape's, or does not get as far.
+    """
+    from appliance.host.acpi_capture import capture  # noqa: PLC0415 - only this starts machines
+
+    names = tuple(_FIRMWARE[shape.platform].values()) if shape.platform in _FIRMWARE else ("OVMF.fd",)
+    files = (firmware / names[0], firmware / names[1] if len(names) > 1 else None)
+    return capture(shape, firmware=files, qemu=qemu)
 
 
 def evidence_of(

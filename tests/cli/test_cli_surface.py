@@ -37,6 +37,7 @@ COMMANDS = [
     ["registry", "publish"],
     ["registry", "withdraw"],
     ["measure", "predict"],
+    ["measure", "acpi"],
     ["measure", "log"],
     ["measure", "explain"],
     ["measure", "compare"],
