@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 CAPTURE_S = 300.0
-"""Seconds that firmware has; a few suffice for a small machine, a minute or two for hundreds of emulated processors."""
+"""Seconds that firmware has; a few suffice for a small machine, some more for hundreds of emulated processors."""
 POLL_S = 0.1
 STOP_S = 15.0
 FORCE_S = 5
