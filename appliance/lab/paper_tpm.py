@@ -34,7 +34,11 @@ _SELECT_SIZE = 3
 _EV_EFI = 0x80000006
 _USER_WITH_AUTH, _NO_DICTIONARY_LOCK = 1 << 6, 1 << 10
 _ATTRIBUTES = sum(bit for bit, wanted in ATTESTATION_KEY.items() if wanted) | _USER_WITH_AUTH | _NO_DICTIONARY_LOCK
-_FIRMWARE = ((0, hashlib.sha256(b"firmware").digest()), (7, hashlib.sha256(b"secure boot").digest()))
+_FIRMWARE = (
+    (0, hashlib.sha256(b"firmware").digest()),
+    (2, hashlib.sha256(bytes(4)).digest()),
+    (7, hashlib.sha256(b"secure boot").digest()),
+)
 """What every machine here measures besides its image."""
 
 

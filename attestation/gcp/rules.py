@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from attestation.gcp.references import BY_PROFILE
 from attestation.rules import Finding, InGroup, StatementImage, one
 from attestation.tpm.rules import ConfigurationRegister, LogsReplay, References, TpmReportData, Unchecked
 from attestation.verdict import Check
@@ -150,11 +151,13 @@ def gcp_rules(
         tdx: Rules for its TDX quote (:func:`attestation.policy.production_rules` and a root): Google's firmware leaves
             owner fields, MRCONFIGID and MRSERVICETD zero, so a TD of theirs fulfils the same ones. They compare the
             report data too.
-        references: The images that it may have booted; without any, the image hash alone says.
+        references: The images that it may have booted; without any, the image hash alone says. One that does not state
+            register 2 is of machines whose firmware measures the image into 4 and leaves a separator in 2.
         demand_tdx: Whether a vTPM alone is too little.
         place: Which instances are allowed; every production one by default.
     """
-    vtpm = (TpmReportData(), References(tuple(references)), ConfigurationRegister(), LogsReplay(), Unchecked(_HOST))
+    whole = tuple(replace(item, registers={2: BY_PROFILE, **item.registers}) for item in references)
+    vtpm = (TpmReportData(), References(whole), ConfigurationRegister(), LogsReplay(), Unchecked(_HOST))
     return (
         Confidential(demand_tdx),
         *(OfVtpm(rule) for rule in vtpm),

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _TDX_NEEDED = ("mrtd", "rtmr0", "rtmr1", "rtmr2")
 _TDX_ZERO = ("mrowner", "mrownerconfig", "rtmr3")
-_IMAGE_PCRS = tuple(register for register in tpm.IDENTITY_REGISTERS if register != 14)
 _SHA384 = 48
 _SHA256 = 32
 
@@ -119,7 +118,8 @@ def image_hash(registers: Registers, configuration: Configuration) -> bytes:
         case "azure":
             return azure.image_hash(values.get("measurement", _SHA384), values.pcrs())
         case "gcp":
-            return gcp.image_hash(values.pcrs(), claims.image_hash(values.tdx(bound=False)) if values.has_tdx else None)
+            quoted = claims.image_hash(values.tdx(bound=False)) if values.has_tdx else None
+            return gcp.image_hash(values.pcrs(gcp.IDENTITY_REGISTERS), quoted)
         case other:
             raise EvidenceError(f"no image hash is defined for machines of {other}")
 
@@ -147,9 +147,9 @@ class _Values:
         """What carries the configuration's digest: zeros after it, or zeros alone."""
         return self._agreed(name, (self.configuration.digest or b"").ljust(size, b"\0"))
 
-    def pcrs(self) -> dict[int, bytes]:
+    def pcrs(self, identity: Sequence[int] = tpm.IDENTITY_REGISTERS) -> dict[int, bytes]:
         digest = self.configuration.digest
-        found = {register: self.get(f"pcr{register}", _SHA256) for register in _IMAGE_PCRS}
+        found = {register: self.get(f"pcr{register}", _SHA256) for register in identity if register != 14}
         if digest is None:
             if "pcr14" not in self.registers:
                 raise EvidenceError("PCR 14 holds the measured configuration, and none is named")

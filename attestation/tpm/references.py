@@ -16,6 +16,7 @@ IDENTITY_REGISTERS = (4, 9, 11, 12, 14)
 """Registers that say what was booted; the rest is firmware's, whose values no image decides."""
 
 COVERS: Mapping[int, str] = {
+    2: "code of devices; on Google's Intel machines image and kernel",
     4: "what firmware started: the image and its kernel",
     9: "command line and initrd as the kernel got them",
     11: "the image's sections, and how far it has booted",
@@ -25,6 +26,7 @@ COVERS: Mapping[int, str] = {
 """What each of them covers, for people."""
 
 HINTS: Mapping[int, str] = {
+    2: "a device brought code of its own, or firmware measures images here: state the register of such machines",
     4: "another image file than the listed one was started, or something else before it",
     9: "the command line or the initrd differs: built into another image, or added to by the host",
     11: "another image was started, or it was quoted before it was up (phase ready)",
@@ -51,7 +53,7 @@ class TpmReference:
 
     Attributes:
         name: For people.
-        registers: Values of :data:`IDENTITY_REGISTERS`, 32 bytes each; 14 may be missing.
+        registers: Values of :data:`IDENTITY_REGISTERS`, 32 bytes each; 14 may be missing, and 2 may be there.
     """
 
     name: str
@@ -59,7 +61,7 @@ class TpmReference:
 
     def __post_init__(self) -> None:
         missing = {4, 9, 11, 12} - set(self.registers)
-        unknown = set(self.registers) - set(IDENTITY_REGISTERS)
+        unknown = set(self.registers) - {2, *IDENTITY_REGISTERS}
         if missing or unknown or any(len(value) != 32 for value in self.registers.values()):
             raise EvidenceError(
                 f"reference {self.name!r} has registers {sorted(self.registers)}, expected 32 bytes for 4, 9, 11, 12"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import cbor2
 import pytest
-from cloud_support import BOOTED, OTHER_PREDICTION, REFERENCE, judge_gcp, statement, tdx_rules
+from cloud_support import BOOTED, OTHER_PREDICTION, PREDICTION, REFERENCE, judge_gcp, statement, tdx_rules
 from cryptography import x509
 
 from appliance.lab.cloud_world_gcp import INSTANCE, GcpAttack, GcpWorld
@@ -64,6 +64,22 @@ def test_a_vtpm_alone_is_too_little_unless_a_policy_takes_it(plain: GcpWorld, qu
     judged = judge_gcp(plain, None, question, rules=lenient)
     assert judged.failed == []
     assert "confidential machine" in judged.unchecked
+
+
+def test_an_image_that_firmware_measured_elsewhere_is_not_the_listed_one(plain: GcpWorld, question: bytes) -> None:
+    """Firmware of Intel machines leaves 4 to whoever runs there; the control is a machine that measures into 4."""
+    itself = OTHER_PREDICTION.events[4][2]
+    forged = replace(BOOTED, prediction=replace(PREDICTION, events={2: (itself,), **PREDICTION.events}))
+    other = GcpWorld(forged, None, ecc=True)
+    assert {number for number, value in forged.registers.items() if value != BOOTED.registers[number]} == {2}
+    rules = gcp_rules(references=(REFERENCE,), demand_tdx=False)
+    honest, judged = (judge_gcp(world, None, question, rules=rules) for world in (plain, other))
+    assert honest.failed == []
+    assert judged.failed == ["PCR 2 (code of devices; on Google's Intel machines image and kernel)"]
+    assert judged.image_hash != honest.image_hash
+    stated = replace(REFERENCE, registers={**REFERENCE.registers, 2: forged.registers[2]})
+    rules = gcp_rules(references=(stated,), demand_tdx=False)
+    assert judge_gcp(other, None, question, rules=rules).failed == []
 
 
 ATTACKS = {

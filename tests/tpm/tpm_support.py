@@ -6,6 +6,7 @@ Other rooms' tests use it too. A machine without swtpm fails these tests; ``CHRY
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -120,7 +121,12 @@ class SoftwareTpm:
         """
         words: list[str] = []
         phases = [f"phase {phase}" for phase in prediction.phases]
-        firmware = [(0, 8, b"\x11" * 32, b"firmware"), (7, 0x80000001, b"\x77" * 32, b"SecureBoot")]
+        separator = hashlib.sha256(bytes(4)).digest()
+        firmware = [
+            (0, 8, b"\x11" * 32, b"firmware"),
+            (2, 4, separator, bytes(4)),
+            (7, 0x80000001, b"\x77" * 32, b"SecureBoot"),
+        ]
         lines = b""
         for register, events in prediction.events.items():
             for event in events:
@@ -134,7 +140,7 @@ class SoftwareTpm:
                 else:
                     firmware.append((register, 0xD, event.digest, event.name.encode()))
                 words.append(f"{register}:sha256={event.digest.hex()}")
-        words[:0] = [f"{register}:sha256={digest.hex()}" for register, _, digest, _ in firmware[:2]]
+        words[:0] = [f"{register}:sha256={digest.hex()}" for register, _, digest, _ in firmware[:3]]
         configuration = predictor.configuration_digest(measured)
         words.append(f"14:sha256={configuration.hex()}")
         self.tool("tpm2_pcrextend", *words)
