@@ -9,6 +9,7 @@ digest that agrees is a proof all the same, and one that does not is no argument
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from measurements import predictors
@@ -242,13 +243,17 @@ def _of_shape(
 
 
 def _sizes(artefacts: Artefacts, shape: Shape, others: Others) -> Iterator[_Change]:
-    known = {other.memory_mib for other in others.shapes}
-    for memory in sorted({*MEMORY_MIB, *known}, key=lambda size: abs(size - shape.memory_mib)):
-        yield from _of_shape(artefacts, shape, f"memory {memory} MiB", ("memory",), memory_mib=memory)
-    counts = {other.vcpus for other in others.shapes}
-    for count in sorted({*VCPUS, *counts}, key=lambda number: abs(number - shape.vcpus)):
-        words = f"{count} vCPU{'s' if count > 1 else ''}"
-        yield from _of_shape(artefacts, shape, words, ("vcpus",), vcpus=count)
+    """Other numbers of processors and other memory by turns, the nearest first."""
+    sizes = {*MEMORY_MIB, *(other.memory_mib for other in others.shapes)}
+    counts = {*VCPUS, *(other.vcpus for other in others.shapes)}
+    memory = sorted(sizes, key=lambda size: (abs(size - shape.memory_mib), size))
+    vcpus = sorted(counts, key=lambda number: (abs(number - shape.vcpus), number))
+    for size, count in zip_longest(memory, vcpus):
+        if size is not None:
+            yield from _of_shape(artefacts, shape, f"memory {size} MiB", ("memory",), memory_mib=size)
+        if count is not None:
+            words = f"{count} vCPU{'s' if count > 1 else ''}"
+            yield from _of_shape(artefacts, shape, words, ("vcpus",), vcpus=count)
 
 
 def _way_to_boot(artefacts: Artefacts, shape: Shape) -> Iterator[_Change]:

@@ -156,13 +156,16 @@ class Seen:
     equal: bool
 
 
-def likely(inputs: Sequence[Input], evidence: Iterable[Seen], *, ruled_out: frozenset[Input]) -> tuple[Cause, ...]:
+def likely(
+    inputs: Sequence[Input], evidence: Iterable[Seen], *, tried: frozenset[Input], inert: frozenset[Input]
+) -> tuple[Cause, ...]:
     """Causes of one difference.
 
     Args:
         inputs: What can have moved it, in the predictor's order.
         evidence: Every other event that is known to be equal or different.
-        ruled_out: Inputs of which a change was tried that would move it, none of which gives what was seen.
+        tried: Inputs of which changes were tried that move the register, none of which gives what was seen.
+        inert: Inputs of which changes were tried, and none would move the register.
 
     Returns:
         One cause for each input, most likely first.
@@ -176,11 +179,13 @@ def likely(inputs: Sequence[Input], evidence: Iterable[Seen], *, ruled_out: froz
         sentence = WORDS[moved].differs
         if equal:
             sentence += f"; less likely: {equal[0].name} in {equal[0].register} depends on it, too, and is as predicted"
+        elif moved in inert:
+            sentence += "; less likely: no other value that was tried would move this register"
         elif differing:
             sentence += f"; {differing} other difference{'s' if differing > 1 else ''} would have the same cause"
-        if moved in ruled_out:
+        if moved in tried:
             sentence += "; none of the values that were tried gives what was seen"
-        ranked.append((bool(equal), -share, moved in ruled_out, place, moved, sentence))
+        ranked.append((bool(equal) or moved in inert, -share, place, moved, sentence))
     return tuple(Cause(moved, sentence, WORDS[moved].remedy) for *_, moved, sentence in sorted(ranked))
 
 

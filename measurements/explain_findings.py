@@ -123,7 +123,7 @@ class Case:
         causes, change = self._proofs(None)
         if not causes:
             others = [seen for seen in self.evidence if seen.register != self.register.name]
-            causes = likely(self._anything(), others, ruled_out=self._ruled_out())
+            causes = self._likely(self._anything(), others)
         if self.chain.basis == "log":
             causes = (_LOCALITY,)
         elif not any(self.chain.seen) and change is None:
@@ -146,7 +146,7 @@ class Case:
         if causes:
             return causes, change
         others = [seen for seen in self.evidence if (seen.register, seen.name) != (self.register.name, link.name)]
-        causes = likely(self._inputs(link), others, ruled_out=self._ruled_out())
+        causes = self._likely(self._inputs(link), others)
         if link.covered and link.about is not None:
             first = stated(link.about, link.said)
             causes = (first, *(cause for cause in causes if cause.input != first.input))
@@ -165,5 +165,6 @@ class Case:
         causes = tuple(cause for change, proof in found.items() for cause in certain(change, *proof))
         return causes, next(iter(found), None)
 
-    def _ruled_out(self) -> frozenset[Input]:
-        return self.trials.moving(self.register.name)
+    def _likely(self, inputs: Sequence[Input], others: Sequence[Seen]) -> tuple[Cause, ...]:
+        name = self.register.name
+        return likely(inputs, others, tried=self.trials.moving(name), inert=self.trials.inert(name))

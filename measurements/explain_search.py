@@ -58,11 +58,13 @@ class Trials:
         every: Those that move something, in the order in which they came.
         unmoved: Those that move nothing that was compared.
         tried: How many there were.
+        effects: Of every change whose prediction is complete: what it changes first, and the registers that it moves.
     """
 
     every: tuple[Trial, ...]
     unmoved: tuple[str, ...]
     tried: int
+    effects: tuple[tuple[Input, frozenset[str]], ...]
 
     def giving(self, register: str) -> list[Trial]:
         """Those that move a register to the value that was reported; those that agree in most registers come first."""
@@ -85,6 +87,11 @@ class Trials:
             for trial in self.every
             if trial.complete and trial.inputs and register in trial.moved and register not in trial.agrees
         )
+
+    def inert(self, register: str) -> frozenset[Input]:
+        """Inputs that were changed, and no change of which moves a register."""
+        moving = {moved for moved, names in self.effects if register in names}
+        return frozenset(moved for moved, _ in self.effects if moved not in moving)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,10 @@ def try_all(prediction: Prediction, values: Mapping[str, bytes], candidates: Ite
         values: What was reported, of registers that were predicted.
         candidates: The first :data:`MAX_CANDIDATES` are tried.
     """
-    every, unmoved, tried = [], [], 0
+    every: list[Trial] = []
+    unmoved: list[str] = []
+    effects: list[tuple[Input, frozenset[str]]] = []
+    tried = 0
     for candidate in islice(candidates, MAX_CANDIDATES):
         tried += 1
         registers = candidate.prediction.registers
@@ -122,11 +132,13 @@ def try_all(prediction: Prediction, values: Mapping[str, bytes], candidates: Ite
             if name in registers and registers[name].value != prediction.registers[name].value
         }
         agrees = frozenset(name for name in values if name in registers and registers[name].value == values[name])
+        if candidate.complete and candidate.inputs and values.keys() <= registers.keys():
+            effects.append((candidate.inputs[0], frozenset(moved)))
         if moved:
             every.append(Trial(candidate.change, candidate.inputs, moved, agrees, candidate.complete, candidate.detail))
         elif candidate.complete and values.keys() <= registers.keys():
             unmoved.append(candidate.change)
-    return Trials(tuple(every), tuple(dict.fromkeys(unmoved)), tried)
+    return Trials(tuple(every), tuple(dict.fromkeys(unmoved)), tried, tuple(effects))
 
 
 def search(register: Register, value: bytes, trials: Trials) -> tuple[Match, ...]:

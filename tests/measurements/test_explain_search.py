@@ -124,6 +124,21 @@ def test_an_incomplete_candidate_proves_and_refutes_nothing() -> None:
     assert explain(BASE.tdx(), seen.values, None, (replace(same, complete=True),)).unmoved == ("another device",)
 
 
+def test_an_input_whose_changes_would_move_nothing_is_less_likely() -> None:
+    """Tried and inert is an argument; tried and moved to other values is none."""
+    seen = Small(vcpus=3).tdx()
+    inert = Candidate("QEMU 9.2.0", ("qemu",), BASE.tdx())
+    prediction, log = BASE.tdx(), log_of(seen)
+    before = explain(prediction, seen.values, log).findings[0].causes
+    assert [cause.input for cause in before] == ["qemu", "vcpus", "memory"]
+    after = explain(prediction, seen.values, log, (inert, *CHANGES[2:4])).findings[0].causes
+    assert [cause.input for cause in after] == ["vcpus", "qemu", "memory"]
+    assert "no other value that was tried would move" in after[1].sentence
+    assert "none of the values that were tried gives" in after[0].sentence
+    incomplete = replace(inert, complete=False)
+    assert explain(prediction, seen.values, log, (incomplete,)).findings[0].causes[0].input == "qemu"
+
+
 def test_a_candidate_that_does_not_predict_a_register_does_not_leave_it_unmoved() -> None:
     prediction = BASE.tdx()
     partial = replace(prediction, registers={"mrtd": prediction.registers["mrtd"]})
