@@ -22,14 +22,12 @@ from appliance.host.machine import STATUS_PORT, Configuration, Machine
 from appliance.host.readiness import get_bytes
 from appliance.lab.demo_guest import HOST_FROM_GUEST, KERNEL_FAULT
 from appliance.lab.tpm_world import TpmWorld
-from attestation.reported import reported
 from measurements import pe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from attestation.reported import Reported
     from measurements.shape import Boot
 
 START_S = 600.0
@@ -114,8 +112,8 @@ def config_digest(measured: dict[str, Any]) -> bytes:
     return MeasuredConfig.model_validate(measured).digest()
 
 
-async def boot(site: Site, kind: Boot, tell: Callable[[str], None] = lambda _line: None) -> Reported:
-    """Start a machine, take what it reports, end it. Emulated kernels fault now and then: then it is started again.
+async def boot(site: Site, kind: Boot, tell: Callable[[str], None] = lambda _line: None) -> bytes:
+    """Start a machine, take its bundle, end it. Emulated kernels fault now and then: then it is started again.
 
     Raises:
         NotReadyError: No evidence within :data:`START_S`.
@@ -126,7 +124,7 @@ async def boot(site: Site, kind: Boot, tell: Callable[[str], None] = lambda _lin
         for attempt in range(1 + RESTARTS):
             vm = await launch.start(machine, tell=tell, prepare_tpm=world.prepare_swtpm)
             try:
-                return reported(await _evidence(vm))
+                return await _evidence(vm)
             except LaunchError:
                 faulted = KERNEL_FAULT.search(vm.console.read_text(errors="replace"))
                 if attempt == RESTARTS or faulted is None:

@@ -61,6 +61,16 @@ class Change:
     in_files: bool = True
 
     @property
+    def slug(self) -> str:
+        """Its name as a file's."""
+        return self.name.replace(",", "").replace(" ", "-")
+
+    @property
+    def base(self) -> str:
+        """Which unchanged machine it is a change of, as a file's name."""
+        return f"unchanged-{self.boot}" + ("-other-firmware" if self.other_firmware else "")
+
+    @property
     def needs_other_firmware(self) -> bool:
         """Whether it takes the second firmware."""
         return self.other_firmware or self.name == "firmware"
