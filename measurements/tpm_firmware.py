@@ -31,6 +31,9 @@ TIMERS: Mapping[str, int] = {"q35": 0x608, "pc": 0xB008}
 SECURE_BOOT_DRIVER = UUID("f0e6a44f-7195-41c3-ac64-54f202cd0a21")
 """``SecureBootConfigDxe``: a build without it knows no secure boot."""
 
+SMM_ACCESS = UUID("6c0e75b4-b0b9-44d1-8210-3377d7b4e066")
+"""``SmmAccessPei``: in builds that demand system management mode."""
+
 SETTINGS_SINCE = (2025, 5)
 TABLES_TEXT = b"ACPI DATA\0"
 """``EV_POSTCODE_INFO_ACPI_DATA``."""
@@ -59,6 +62,12 @@ def pei_in_memory(volume: Volume, machine: str) -> bytes:
     Raises:
         ArtefactError: Where it writes to itself is not known for this build or machine.
     """
+    if volume.file(SMM_ACCESS) is not None:
+        raise ArtefactError(
+            "firmware that demands system management mode: it keeps addresses that follow the machine's memory in its "
+            "own volume",
+            hint="this project's machines run OVMF_CODE_4M.fd, which does not",
+        )
     place = _timer_place(volume)
     port = TIMERS[_family(machine)].to_bytes(4, "little")
     return volume.content[:place] + port + volume.content[place + len(port) :]

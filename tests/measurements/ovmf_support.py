@@ -16,7 +16,7 @@ from measure_support import pe
 
 from measurements.boot_options import MENU, SHELL
 from measurements.firmware_volume import LZMA_SECTION
-from measurements.tpm_firmware import SECURE_BOOT_DRIVER, TABLES_TEXT
+from measurements.tpm_firmware import SECURE_BOOT_DRIVER, SMM_ACCESS, TABLES_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -78,13 +78,14 @@ def core(*, place: int | None = None, other: int | None = None) -> bytes:
     return pe([(".text", code), (".data", bytes(64))])
 
 
-def pei(image: bytes | None = None, version: str = VERSION) -> bytes:
+def pei(image: bytes | None = None, version: str = VERSION, *, smm: bool = False) -> bytes:
     """The volume of the phase that measures."""
     settings = version.encode("utf-16-le") + b"\0\0"
     return volume(
         [
             file(PEI_CORE, 4, [(0x10, core() if image is None else image), title("PeiCore")]),
             file(UUID(int=7), 6, [(0x19, settings)]),
+            *([file(SMM_ACCESS, 6, [title("SmmAccessPei")])] if smm else []),
         ],
         name=UUID(int=1),
     )

@@ -71,7 +71,9 @@ def test_a_core_that_writes_in_another_way_is_not_predicted(image: bytes, messag
         tpm_firmware.pei_in_memory(parse_volume(ovmf.pei(image)), "q35")
 
 
-def test_a_volume_without_a_core_is_not_predicted() -> None:
+def test_a_volume_without_a_core_or_with_smm_is_not_predicted() -> None:
+    with pytest.raises(ArtefactError, match="system management mode"):
+        tpm_firmware.pei_in_memory(parse_volume(ovmf.pei(smm=True)), "q35")
     with pytest.raises(ArtefactError, match="0 images of a PEI core"):
         tpm_firmware.pei_in_memory(parse_volume(ovmf.dxe()), "q35")
 
