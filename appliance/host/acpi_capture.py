@@ -49,6 +49,8 @@ log = structlog.get_logger(__name__)
 
 CAPTURE_S = 300.0
 """Seconds that firmware has; a few suffice for a small machine, some more for hundreds of emulated processors."""
+GPUS_SINCE = (10, 1)
+"""The first QEMU with ``vfio-user-pci`` (:mod:`appliance.host.gpu_stand_in`)."""
 POLL_S = 0.1
 STOP_S = 15.0
 FORCE_S = 5
@@ -115,6 +117,11 @@ def require_version(shape: Shape, program: Path) -> str:
         raise MachineError(
             f"{program} is QEMU {version}, shape {shape.name} names {shape.qemu.version}",
             hint="tables change with QEMU's version: give the binary of that one, or take its captured tables",
+        )
+    if shape.gpus and shape.qemu.numbers < GPUS_SINCE:
+        raise MachineError(
+            f"shape {shape.name} has GPUs and names QEMU {shape.qemu.version}, which takes no stand-in for one",
+            hint=f"QEMU {'.'.join(map(str, GPUS_SINCE))} and later do",
         )
     return version
 

@@ -110,6 +110,11 @@ def test_another_version_is_refused_with_both(program: Path, firmware: tuple[Pat
         assert acpi_capture.require_version(shape(qemu=Qemu(version=version)), program) == "7.2.22"
 
 
+def test_gpus_need_a_qemu_that_takes_a_stand_in(program: Path, firmware: tuple[Path, Path]) -> None:
+    with pytest.raises(MachineError, match=r"takes no stand-in.*QEMU 10\.1"):
+        acpi_capture.capture(shape(gpus=1), firmware=firmware, qemu=program)
+
+
 def test_another_firmware_is_refused_with_both(program: Path, firmware: tuple[Path, Path], tmp_path: Path) -> None:
     digest = hashlib.sha256(b"code").hexdigest()
     other = shape(firmware={"name": "OVMF", "sha256": "a" * 64})
