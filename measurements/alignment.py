@@ -65,6 +65,49 @@ def align(left: Sequence[bytes], right: Sequence[bytes]) -> tuple[Step, ...]:
     return tuple(_steps(pairs, len(left), len(right)))
 
 
+def pair_by_name(steps: Sequence[Step], left: Sequence[str], right: Sequence[str | None]) -> tuple[Step, ...]:
+    """The same alignment with other pairs where one side has more: of what differs, events of one name belong together.
+
+    What is equal stays as it is. Between two equal places, where the sides have different numbers of events, digests
+    do not say which of them belong together; names of events that are known by their digests do.
+
+    Args:
+        steps: As :func:`align` found them.
+        left: Names of the first list's events.
+        right: Names of the second list's events; None where nothing that can be relied on names it.
+    """
+    found: list[Step] = []
+    gap: list[Step] = []
+    for step in (*steps, None):
+        if step is not None and step.kind != "equal":
+            gap.append(step)
+            continue
+        found += _paired(gap, left, right)
+        gap = []
+        if step is not None:
+            found.append(step)
+    return tuple(found)
+
+
+def _paired(gap: Sequence[Step], left: Sequence[str], right: Sequence[str | None]) -> Iterator[Step]:
+    ours = [step.left for step in gap if step.left is not None]
+    theirs = [step.right for step in gap if step.right is not None]
+    shared = {left[i] for i in ours} & {right[j] for j in theirs}
+    if len(ours) == len(theirs) or not shared:
+        yield from gap
+        return
+    unnamed = (f"\0{j}" for j in theirs)
+    for step in align(
+        [left[i].encode() for i in ours],
+        [(right[j] or other).encode() for j, other in zip(theirs, unnamed, strict=True)],
+    ):
+        yield Step(
+            "changed" if step.kind == "equal" else step.kind,
+            None if step.left is None else ours[step.left],
+            None if step.right is None else theirs[step.right],
+        )
+
+
 def _common(left: Sequence[bytes], right: Sequence[bytes]) -> int:
     """How many first items are the same."""
     for count, (one, other) in enumerate(zip(left, right, strict=False)):

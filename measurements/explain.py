@@ -13,13 +13,12 @@ A TPM's log has register n as n, a CCEL log has RTMR n as n + 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from measurements.alignment import align
 from measurements.errors import EventLogError, MeasurementError
 from measurements.explain_causes import Seen
-from measurements.explain_content import Said, said
+from measurements.explain_chains import chain_of
 from measurements.explain_derived import EVENT, REGISTER, derived, following
 from measurements.explain_findings import Case
 from measurements.explain_search import search, try_all
@@ -27,11 +26,10 @@ from measurements.explanation import Candidate, Cause, Chain, Explanation, Findi
 from measurements.prediction import SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from measurements.eventlog import Event, EventLog
-    from measurements.explain_search import Match
-    from measurements.prediction import Bank, PredictedEvent, Prediction, Register
+    from measurements.prediction import Bank, Prediction
 
 __all__ = ["Candidate", "Cause", "Chain", "Explanation", "Finding", "Link", "explain", "register_index"]
 
@@ -68,14 +66,24 @@ def explain(
         follows = derived(prediction.registers[REGISTER], values)
     if follows is not None:
         matches[REGISTER] = (follows,)
-    chains = tuple(_chain(prediction.registers[name], value, logged, matches) for name, value in compared.items())
+    chains = tuple(
+        chain_of(prediction.registers[name], value, logged.events.get(name), matches.get(name, ()), trials.names(name))
+        for name, value in compared.items()
+    )
     evidence = tuple(_evidence(prediction, chains))
+    cases = [
+        Case(prediction.registers[chain.register], chain, matches.get(chain.register, ()), trials, evidence)
+        for chain in chains
+        if not chain.equal
+    ]
+    proven = frozenset(
+        cause.input for case in cases for finding in case.findings() for cause in finding.causes if cause.certain
+    )
     findings: list[Finding] = []
-    for chain in chains:
-        if not chain.equal:
-            listed = matches.get(chain.register, ())
-            found = Case(prediction.registers[chain.register], chain, listed, trials, evidence).findings()
-            findings += found if chain.register != REGISTER or follows is None else (following(found[0], findings),)
+    for case in cases:
+        found = replace(case, proven=proven).findings()
+        follow = case.register.name == REGISTER and follows is not None
+        findings += (following(found[0], findings),) if follow else found
     differing = {chain.register for chain in chains if not chain.equal}
     return Explanation(
         platform=prediction.platform,
@@ -156,55 +164,6 @@ class _Logged:
         if events:
             about += f"; it is used for the {len(events)} of {len(banks)} registers that confirm it"
         return cls(events, about, refuted[0])
-
-
-def _chain(register: Register, value: bytes, logged: _Logged, matches: Mapping[str, Sequence[Match]]) -> Chain:
-    """One register as links."""
-    name, bank = register.name, register.bank
-    if name in logged.events and register.extended:
-        events = logged.events[name]
-        links = _links(register, [event.digests[bank] for event in events], [said(event, bank) for event in events])
-        return Chain(name, bank, register.value, value, "log", links, "the machine's log, which replays to its value")
-    if value == register.value:
-        links = tuple(
-            Link("equal", i, None, event.name, event.digest, event.digest) for i, event in enumerate(register.events)
-        )
-        return Chain(name, bank, register.value, value, "", links)
-    match = next((match for match in matches.get(name, ()) if match.events is not None), None)
-    if match is not None and match.events is not None and (register.events or register.extended):
-        links = _links(register, [event.digest for event in match.events], [_named(event) for event in match.events])
-        return Chain(name, bank, register.value, value, "change", links, f"the prediction with {match.change}")
-    unknown = tuple(Link("unknown", i, None, event.name, event.digest, None) for i, event in enumerate(register.events))
-    return Chain(name, bank, register.value, value, "", unknown, "which event differs cannot be told from the value")
-
-
-def _named(event: PredictedEvent) -> Said:
-    return Said(event.name, covered=False)
-
-
-def _links(register: Register, digests: Sequence[bytes], texts: Sequence[Said]) -> tuple[Link, ...]:
-    """Predicted events beside those that lead to the reported value."""
-    names = {event.digest: event.name for event in register.events}
-    found = []
-    for step in align([event.digest for event in register.events], digests):
-        event = None if step.left is None else register.events[step.left]
-        seen = None if step.right is None else digests[step.right]
-        text = Said("", covered=False) if step.right is None else texts[step.right]
-        again = names.get(seen) if seen is not None and step.kind != "equal" else None
-        found.append(
-            Link(
-                step.kind,
-                step.left,
-                step.right,
-                event.name if event else again or text.text or "an event",
-                event.digest if event else None,
-                seen,
-                f"the event that was predicted as {again}" if again else text.text,
-                text.covered or again is not None,
-                None if again else text.input,
-            )
-        )
-    return tuple(found)
 
 
 def _evidence(prediction: Prediction, chains: Iterable[Chain]) -> Iterator[Seen]:

@@ -139,6 +139,10 @@ ADDED: Mapping[str, tuple[Input, ...]] = {
 """What adds an event that nobody predicted, by register, most likely first."""
 
 
+FIRMWARE_MADE: frozenset[str] = frozenset({"rtmr0", "pcr0", "pcr1", "pcr2", "pcr3", "pcr4", "pcr5", "pcr6", "pcr7"})
+"""Registers of which firmware decides what is measured at all: another build may move any event of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A predicted event of which it is known whether it is as predicted.
@@ -156,36 +160,59 @@ class Seen:
     equal: bool
 
 
-def likely(
-    inputs: Sequence[Input], evidence: Iterable[Seen], *, tried: frozenset[Input], inert: frozenset[Input]
-) -> tuple[Cause, ...]:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of inputs besides single events.
+
+    Attributes:
+        proven: Inputs that a digest proved to differ, in any register.
+        tried: Inputs of which changes were tried that move the register, none of which gives what was seen.
+        inert: Inputs of which several changes were tried, and none would move the register.
+    """
+
+    proven: frozenset[Input] = frozenset()
+    tried: frozenset[Input] = frozenset()
+    inert: frozenset[Input] = frozenset()
+
+
+def likely(inputs: Sequence[Input], evidence: Iterable[Seen], known: Known) -> tuple[Cause, ...]:
     """Causes of one difference.
+
+    An input is less likely where events that depend on it are as predicted in more registers than of the other inputs:
+    an argument that speaks against all of them alike speaks against none.
 
     Args:
         inputs: What can have moved it, in the predictor's order.
         evidence: Every other event that is known to be equal or different.
-        tried: Inputs of which changes were tried that move the register, none of which gives what was seen.
-        inert: Inputs of which changes were tried, and none would move the register.
+        known: Of inputs as a whole.
 
     Returns:
         One cause for each input, most likely first.
     """
     kept = tuple(evidence)
+    listed = tuple(dict.fromkeys(inputs))
+    equal = {moved: [seen for seen in kept if moved in seen.inputs and seen.equal] for moved in listed}
+    registers = {moved: len({seen.register for seen in found}) for moved, found in equal.items()}
+    least = min(registers.values(), default=0)
     ranked = []
-    for place, moved in enumerate(dict.fromkeys(inputs)):
-        equal = [seen for seen in kept if moved in seen.inputs and seen.equal]
+    for place, moved in enumerate(listed):
         differing = sum(moved in seen.inputs and not seen.equal for seen in kept)
-        share = differing / (differing + len(equal)) if differing or equal else 0.5
+        against = registers[moved] > least
         sentence = WORDS[moved].differs
-        if equal:
-            sentence += f"; less likely: {equal[0].name} in {equal[0].register} depends on it, too, and is as predicted"
-        elif moved in inert:
+        if moved in known.proven:
+            sentence += "; that it does is proven by another event"
+        elif against:
+            other = equal[moved][0]
+            sentence += f"; less likely: {other.name} in {other.register} depends on it, too, and is as predicted"
+        elif moved in known.inert:
             sentence += "; less likely: no other value that was tried would move this register"
         elif differing:
             sentence += f"; {differing} other difference{'s' if differing > 1 else ''} would have the same cause"
-        if moved in tried:
+        if moved in known.tried:
             sentence += "; none of the values that were tried gives what was seen"
-        ranked.append((bool(equal) or moved in inert, -share, place, moved, sentence))
+        share = (differing + 1) / (differing + registers[moved] + 2)
+        doubtful = moved not in known.proven and (against or moved in known.inert)
+        ranked.append((moved not in known.proven, doubtful, -share, place, moved, sentence))
     return tuple(Cause(moved, sentence, WORDS[moved].remedy) for *_, moved, sentence in sorted(ranked))
 
 

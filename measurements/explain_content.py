@@ -130,7 +130,8 @@ def _readings(event: Event) -> Iterator[_Reading]:
     elif kind == "EV_EFI_GPT_EVENT" and (table := _partitions(data)):
         yield _Reading(data, table, "disk")
     elif kind == "EV_S_CRTM_VERSION":
-        yield _Reading(data, f"firmware version {text_of(data)!r}", "firmware")
+        version = data.decode("utf-16-le", "replace").rstrip("\0")
+        yield _Reading(data, f"firmware version {version!r}", "firmware")
     else:
         yield _Reading(data, text_of(data))
         if kind == "EV_IPL" and data.startswith(_GRUB):  # GRUB hashes what stands behind the word, without the end

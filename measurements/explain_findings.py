@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from measurements.explain_causes import ADDED, COVERS, certain, likely, stated
+from measurements.explain_causes import ADDED, COVERS, FIRMWARE_MADE, Known, certain, likely, stated
 from measurements.explain_content import known
 from measurements.explanation import Cause, Finding
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from measurements.explain_causes import Seen
-    from measurements.explain_search import Match, Trials
+    from measurements.explain_search import Match, Trial, Trials
     from measurements.explanation import Chain, Link
     from measurements.prediction import Input, Register
 
@@ -44,6 +44,7 @@ class Case:
         matches: What leads to the reported value, where no log says.
         trials: What was tried.
         evidence: Every event of any register of which it is known whether it is as predicted.
+        proven: Inputs that a digest proved to differ, in any register.
     """
 
     register: Register
@@ -51,6 +52,7 @@ class Case:
     matches: Sequence[Match]
     trials: Trials
     evidence: Sequence[Seen]
+    proven: frozenset[Input] = frozenset()
 
     def findings(self) -> tuple[Finding, ...]:
         """At least one."""
@@ -77,13 +79,20 @@ class Case:
 
     def _explains(self, finding: Finding, link: Link) -> bool:
         """Whether the causes of an earlier difference are those of another one, too."""
+        if self._proofs(link)[1] not in {None, finding.change}:
+            return False
         if finding.change is not None:
             extending = () if link.seen is None else self.trials.extending(self.register.name, link.seen)
             return any(trial.change == finding.change for trial in extending)
         return bool(finding.causes) and finding.causes[0].input in self._inputs(link)
 
     def _inputs(self, link: Link) -> tuple[Input, ...]:
-        """What can have moved an event."""
+        """What can have moved an event; of what firmware makes, also a build that is proven to be another."""
+        inputs = self._listed(link)
+        other = "firmware" in self.proven and self.register.name in FIRMWARE_MADE
+        return tuple(dict.fromkeys((*inputs, "firmware"))) if other else inputs
+
+    def _listed(self, link: Link) -> tuple[Input, ...]:
         if link.position is not None:
             return self.register.events[link.position].inputs or self._anything()
         if link.about is not None:
@@ -145,9 +154,12 @@ class Case:
         causes, change = self._proofs(link)
         if causes:
             return causes, change
-        others = [seen for seen in self.evidence if (seen.register, seen.name) != (self.register.name, link.name)]
+        place = (self.register.name, link.name)
+        inserted = link.position is None  # what adds an event leaves those that are there as they are
+        others = [seen for seen in self.evidence if not inserted and (seen.register, seen.name) != place]
         causes = self._likely(self._inputs(link), others)
-        if link.covered and link.about is not None:
+        alone = link.position is None or self.register.events[link.position].inputs == (link.about,)
+        if link.covered and link.about is not None and alone:
             first = stated(link.about, link.said)
             causes = (first, *(cause for cause in causes if cause.input != first.input))
         return causes, None
@@ -160,11 +172,18 @@ class Case:
         found |= {match.change: (match.inputs, what, match.detail) for match in self.matches}
         if not found and link is not None and link.seen is not None:
             usual = {event.digest for event in self.register.events} | known(self.register.bank).keys()
-            extending = () if link.seen in usual else self.trials.extending(name, link.seen)
+            extending = [] if link.seen in usual else self.trials.extending(name, link.seen)
+            if any(len(trial.inputs) > 1 for trial in extending) and not self._same_input(extending):
+                extending = []  # one event does not say which of the things that are changed at once it is
             found = {trial.change: (trial.inputs[:1], "this event", trial.detail) for trial in extending}
         causes = tuple(cause for change, proof in found.items() for cause in certain(change, *proof))
         return causes, next(iter(found), None)
 
+    @staticmethod
+    def _same_input(trials: Sequence[Trial]) -> bool:
+        """Whether changes of several things at once are about one configuration, as a model is part of one."""
+        return all("configuration" in trial.inputs for trial in trials)
+
     def _likely(self, inputs: Sequence[Input], others: Sequence[Seen]) -> tuple[Cause, ...]:
         name = self.register.name
-        return likely(inputs, others, tried=self.trials.moving(name), inert=self.trials.inert(name))
+        return likely(inputs, others, Known(self.proven, self.trials.moving(name), self.trials.inert(name)))

@@ -10,6 +10,7 @@ Every search is bounded: :data:`MAX_CANDIDATES` candidates, :data:`MAX_PAIRS` pa
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MAX_CANDIDATES = 1024
 MAX_PAIRS = 20000
 MAX_COURSE = 64
+INERT = 3
+"""How many changes of an input have to be tried, all in vain, to speak against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,13 @@ class Trials:
     effects: tuple[tuple[Input, frozenset[str]], ...]
 
     def giving(self, register: str) -> list[Trial]:
-        """Those that move a register to the value that was reported; those that agree in most registers come first."""
+        """Those that move a register to the value that was reported.
+
+        Those that agree in most registers come first, then those that change least; one that changes several things
+        at once is left out where one that changes a single thing does the same.
+        """
         found = [trial for trial in self.every if register in trial.moved and register in trial.agrees]
-        return sorted(found, key=lambda trial: -len(trial.agrees))
+        return _plainest(sorted(found, key=lambda trial: (-len(trial.agrees), len(trial.inputs))))
 
     def extending(self, register: str, digest: bytes) -> list[Trial]:
         """Those that move a register and extend it with a digest; as above."""
@@ -78,7 +85,16 @@ class Trials:
             for trial in self.every
             if register in trial.moved and any(event.digest == digest for event in trial.moved[register].events)
         ]
-        return sorted(found, key=lambda trial: -len(trial.agrees))
+        return _plainest(sorted(found, key=lambda trial: (-len(trial.agrees), len(trial.inputs))))
+
+    def names(self, register: str) -> dict[bytes, str]:
+        """Names of a register's events by digest, over all that would move it."""
+        return {
+            event.digest: event.name
+            for trial in self.every
+            if register in trial.moved
+            for event in trial.moved[register].events
+        }
 
     def moving(self, register: str) -> frozenset[Input]:
         """Inputs of changes that move a register, and not to the value that was reported."""
@@ -89,9 +105,10 @@ class Trials:
         )
 
     def inert(self, register: str) -> frozenset[Input]:
-        """Inputs that were changed, and no change of which moves a register."""
+        """Inputs with several changes none of which moves a register."""
         moving = {moved for moved, names in self.effects if register in names}
-        return frozenset(moved for moved, _ in self.effects if moved not in moving)
+        counts = Counter(moved for moved, _ in self.effects)
+        return frozenset(moved for moved, count in counts.items() if moved not in moving and count >= INERT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +126,11 @@ class Match:
     inputs: tuple[Input, ...]
     events: tuple[PredictedEvent, ...] | None
     detail: str = ""
+
+
+def _plainest(trials: list[Trial]) -> list[Trial]:
+    """Those that change one thing, if there are any."""
+    return [trial for trial in trials if len(trial.inputs) == 1] or trials
 
 
 def try_all(prediction: Prediction, values: Mapping[str, bytes], candidates: Iterable[Candidate]) -> Trials:

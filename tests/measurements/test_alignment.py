@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from measurements.alignment import Step, align
+from measurements.alignment import Step, align, pair_by_name
 from measurements.errors import MeasurementError
 from measurements.eventlog import MAX_EVENTS
 
@@ -71,3 +71,31 @@ def test_the_longest_lists_are_aligned_and_longer_ones_refused() -> None:
     assert sum(step.kind == "equal" for step in align(left, right)) == 1
     with pytest.raises(MeasurementError, match="4097 events"):
         align([*left, b"x"], left)
+
+
+def test_events_of_one_name_are_paired_where_the_sides_differ_in_number() -> None:
+    left = [b"0", b"a", b"b", b"c", b"1"]
+    right = [b"0", b"C", b"1"]
+    names = ["", "tables", "pointer", "order", ""]
+    steps = align(left, right)
+    assert [(step.kind, step.left) for step in steps[1:-1]] == [("changed", 1), ("missing", 2), ("missing", 3)]
+    paired = pair_by_name(steps, names, ["", "order", ""])
+    assert [(step.kind, step.left) for step in paired[1:-1]] == [("missing", 1), ("missing", 2), ("changed", 3)]
+    for unknown in (["", None, ""], ["", "another", ""]):
+        assert pair_by_name(steps, names, unknown) == steps, "control: nothing names it"
+    same = align([b"a", b"b"], [b"B", b"A"])
+    assert pair_by_name(same, ["x", "y"], ["y", "x"]) == same, "as many on either side: by place"
+
+
+@given(LISTS, LISTS, st.data())
+def test_names_move_no_equal_step_and_lose_no_position(
+    left: list[bytes], right: list[bytes], data: st.DataObject
+) -> None:
+    names = st.sampled_from(["p", "q", "r"])
+    ours = data.draw(st.lists(names, min_size=len(left), max_size=len(left)))
+    theirs = data.draw(st.lists(st.none() | names, min_size=len(right), max_size=len(right)))
+    steps = align(left, right)
+    paired = pair_by_name(steps, ours, theirs)
+    assert [step for step in paired if step.kind == "equal"] == [step for step in steps if step.kind == "equal"]
+    assert [step.left for step in paired if step.left is not None] == list(range(len(left)))
+    assert [step.right for step in paired if step.right is not None] == list(range(len(right)))

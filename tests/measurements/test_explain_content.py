@@ -46,6 +46,7 @@ def event(kind: int, data: bytes, hashed: bytes | None = None) -> Event:
         (BOOT, variable("Boot0003", b"\1\0\0\0\4\0" + "Disk\0".encode("utf-16-le")), None, "boot option 0003 'Disk'",
          True, "devices"),
         (CRTM, "2025.02\0".encode("utf-16-le"), None, "firmware version '2025.02'", True, "firmware"),
+        (CRTM, b"\0\0", None, "firmware version ''", True, "firmware"),
         (TAG, struct.pack("<II", 7, 4) + b"quie", b"quie", "quie", True, None),
         (TAG, struct.pack("<II", 7, 14) + "options".encode("utf-16-le"), "options".encode("utf-16-le"), "options", True,
          None),

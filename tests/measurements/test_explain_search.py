@@ -14,7 +14,7 @@ from measurements.explain import explain
 from measurements.explain_search import MAX_CANDIDATES
 from measurements.explain_text import summary
 from measurements.explanation import Candidate
-from measurements.prediction import Prediction, Register
+from measurements.prediction import PredictedEvent, Prediction, Register
 
 BASE = Small()
 CHANGES = list(around(BASE))
@@ -127,16 +127,17 @@ def test_an_incomplete_candidate_proves_and_refutes_nothing() -> None:
 def test_an_input_whose_changes_would_move_nothing_is_less_likely() -> None:
     """Tried and inert is an argument; tried and moved to other values is none."""
     seen = Small(vcpus=3).tdx()
-    inert = Candidate("QEMU 9.2.0", ("qemu",), BASE.tdx())
+    inert = [Candidate(f"QEMU 9.{minor}.0", ("qemu",), BASE.tdx()) for minor in range(3)]
     prediction, log = BASE.tdx(), log_of(seen)
     before = explain(prediction, seen.values, log).findings[0].causes
     assert [cause.input for cause in before] == ["qemu", "vcpus", "memory"]
-    after = explain(prediction, seen.values, log, (inert, *CHANGES[2:4])).findings[0].causes
+    after = explain(prediction, seen.values, log, (*inert, *CHANGES[2:4])).findings[0].causes
     assert [cause.input for cause in after] == ["vcpus", "qemu", "memory"]
     assert "no other value that was tried would move" in after[1].sentence
     assert "none of the values that were tried gives" in after[0].sentence
-    incomplete = replace(inert, complete=False)
-    assert explain(prediction, seen.values, log, (incomplete,)).findings[0].causes[0].input == "qemu"
+    incomplete = [replace(item, complete=False) for item in inert]
+    for few in (inert[:2], incomplete):
+        assert explain(prediction, seen.values, log, few).findings[0].causes[0].input == "qemu", "control"
 
 
 def test_a_candidate_that_does_not_predict_a_register_does_not_leave_it_unmoved() -> None:
@@ -221,3 +222,51 @@ def test_no_more_candidates_are_taken_than_the_bound() -> None:
     found = explain(BASE.tdx(), Small(memory=5000).tdx().values, None, endless())  # type: ignore[arg-type]  # a generator of candidates
     assert found.tried == MAX_CANDIDATES
     assert taken <= MAX_CANDIDATES + 1
+
+
+def test_a_change_of_several_things_proves_none_of_them_by_one_event() -> None:
+    """A whole other shape has the command line that was seen; so may many others."""
+    other = Candidate(
+        "shape large", ("memory", "vcpus"), Small(memory=9, vcpus=9, command_line=b"x", initrd=b"y").tdx()
+    )
+    seen = Small(command_line=b"x").tdx()
+    (finding,) = explain(BASE.tdx(), seen.values, log_of(seen), (other,)).findings
+    assert not finding.certain
+    assert finding.change is None
+    single = Candidate("command line 'x'", ("command line",), Small(command_line=b"x", initrd=b"y").tdx())
+    (finding,) = explain(BASE.tdx(), seen.values, log_of(seen), (other, single)).findings
+    assert finding.change == "command line 'x'", "control: a change of one thing does"
+    assert [cause.input for cause in finding.causes] == ["command line"]
+
+
+def test_what_is_proven_in_one_register_is_likely_in_another() -> None:
+    """A firmware that is proven to be another explains what firmware measures elsewhere, too."""
+    seen = Small(firmware=b"unknown").tdx()
+    proven = Candidate("firmware of next year", ("firmware",), replace(
+        BASE.tdx(), registers={"mrtd": seen.registers["mrtd"]}))  # fmt: skip
+    found = explain(BASE.tdx(), seen.values, None, (proven,))
+    finding = found.finding("rtmr0")
+    assert finding is not None
+    assert finding.causes[0].input == "firmware"
+    assert "proven by another event" in finding.causes[0].sentence
+
+
+def test_events_are_paired_by_the_names_that_changes_give_them() -> None:
+    """Tables are gone, and the order of boot is another: not the tables that became an order of boot."""
+    events = [PredictedEvent(hashlib.sha384(bytes([i])).digest(), name, "", ("qemu",))
+              for i, name in enumerate(("ACPI tables", "ACPI root pointer", "boot order", "separator"))]  # fmt: skip
+    order = PredictedEvent(hashlib.sha384(b"order").digest(), "boot order", "", ("boot",))
+    base, seen, other = (
+        Prediction("tdx", "direct", "small", {"rtmr0": Register.replayed("rtmr0", "sha384", listed)})
+        for listed in (events, [order, events[3]], [*events[:2], order, events[3]])
+    )
+    found = explain(base, seen.values, log_of(seen), (Candidate("disk boot", ("boot",), other),))
+    assert [(link.kind, link.name) for link in found.chains[0].links] == [
+        ("missing", "ACPI tables"),
+        ("missing", "ACPI root pointer"),
+        ("changed", "boot order"),
+        ("equal", "separator"),
+    ]
+    assert [item.change for item in found.findings] == [None, "disk boot"]
+    blind = explain(base, seen.values, log_of(seen))
+    assert blind.chains[0].links[0].kind == "changed", "control: nothing but the log names it"
