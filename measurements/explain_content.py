@@ -17,6 +17,7 @@ import hashlib
 import struct
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Said:
     input: Input | None = None
 
 
-def known(bank: Bank) -> dict[bytes, tuple[str, Input | None]]:
+@cache
+def known(bank: Bank) -> Mapping[bytes, tuple[str, Input | None]]:
     """Digests of :data:`KNOWN` in a bank, with what they mean: for these no log is needed to know the text."""
     return {hashlib.new(bank, content).digest(): meaning for content, meaning in KNOWN.items()}
 

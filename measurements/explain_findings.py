@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from measurements.explain_causes import ADDED, COVERS, FIRMWARE_MADE, Known, certain, likely, stated
-from measurements.explain_content import known
 from measurements.explanation import Cause, Finding
 
 if TYPE_CHECKING:
@@ -171,8 +170,7 @@ class Case:
         found = {trial.change: (trial.inputs[:1], what, trial.detail) for trial in self.trials.giving(name)}
         found |= {match.change: (match.inputs, what, match.detail) for match in self.matches}
         if not found and link is not None and link.seen is not None:
-            usual = {event.digest for event in self.register.events} | known(self.register.bank).keys()
-            extending = [] if link.seen in usual else self.trials.extending(name, link.seen)
+            extending = self.trials.extending(name, link.seen)
             if any(len(trial.inputs) > 1 for trial in extending) and not self._same_input(extending):
                 extending = []  # one event does not say which of the things that are changed at once it is
             found = {trial.change: (trial.inputs[:1], "this event", trial.detail) for trial in extending}

@@ -62,12 +62,15 @@ class Trials:
         unmoved: Those that move nothing that was compared.
         tried: How many there were.
         effects: Of every change whose prediction is complete: what it changes first, and the registers that it moves.
+        extensions: By register and digest, those that extend it with what the unchanged machine does not, and what is
+            not measured on many machines anyway.
     """
 
     every: tuple[Trial, ...]
     unmoved: tuple[str, ...]
     tried: int
     effects: tuple[tuple[Input, frozenset[str]], ...]
+    extensions: Mapping[tuple[str, bytes], Sequence[Trial]]
 
     def giving(self, register: str) -> list[Trial]:
         """Those that move a register to the value that was reported.
@@ -79,12 +82,8 @@ class Trials:
         return _plainest(sorted(found, key=lambda trial: (-len(trial.agrees), len(trial.inputs))))
 
     def extending(self, register: str, digest: bytes) -> list[Trial]:
-        """Those that move a register and extend it with a digest; as above."""
-        found = [
-            trial
-            for trial in self.every
-            if register in trial.moved and any(event.digest == digest for event in trial.moved[register].events)
-        ]
+        """Those that extend a register with a digest that the unchanged machine has not; in the same order."""
+        found = self.extensions.get((register, digest), ())
         return _plainest(sorted(found, key=lambda trial: (-len(trial.agrees), len(trial.inputs))))
 
     def names(self, register: str) -> dict[bytes, str]:
@@ -160,7 +159,21 @@ def try_all(prediction: Prediction, values: Mapping[str, bytes], candidates: Ite
             every.append(Trial(candidate.change, candidate.inputs, moved, agrees, candidate.complete, candidate.detail))
         elif candidate.complete and values.keys() <= registers.keys():
             unmoved.append(candidate.change)
-    return Trials(tuple(every), tuple(dict.fromkeys(unmoved)), tried, tuple(effects))
+    extensions = _extensions(prediction, every)
+    return Trials(tuple(every), tuple(dict.fromkeys(unmoved)), tried, tuple(effects), extensions)
+
+
+def _extensions(prediction: Prediction, trials: Iterable[Trial]) -> dict[tuple[str, bytes], list[Trial]]:
+    usual = {
+        name: {event.digest for event in register.events} | known(register.bank).keys()
+        for name, register in prediction.registers.items()
+    }
+    found: dict[tuple[str, bytes], list[Trial]] = {}
+    for trial in trials:
+        for name, register in trial.moved.items():
+            for digest in {event.digest for event in register.events} - usual[name]:
+                found.setdefault((name, digest), []).append(trial)
+    return found
 
 
 def search(register: Register, value: bytes, trials: Trials) -> tuple[Match, ...]:
