@@ -7,7 +7,6 @@ too, with a fixed value: nothing that runs later can give it the register of ano
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -22,7 +21,7 @@ from appliance.config.guest import GuestConfig, GuestHost
 from appliance.config.load import parse as parse_text
 from appliance.config.models import MeasuredConfig, Model, OwnerConfig
 from appliance.errors import ConfigError
-from measurements.tpm import configuration_digest
+from measurements.tpm import REFUSED_CONFIGURATION, configuration_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +35,6 @@ log = structlog.get_logger(__name__)
 
 FW_CFG: Final = "/sys/firmware/qemu_fw_cfg/by_name/opt/chrysalis"
 CONFIGURATION_REGISTER: Final = 14
-REFUSED_DIGEST: Final = hashlib.sha256(b"chrysalis configuration refused v1\0").digest()
-"""What register 14 is extended with where no configuration was accepted."""
 MACHINE_FILE: Final = "machine.json"
 """The worker's configuration as JSON, without a secret: what worker, engine and status port read."""
 OWNER_PAGE_FILE: Final = "owner-page.sha256"
@@ -120,7 +117,7 @@ async def bind(registers: Registers, config: GuestConfig | None) -> None:
     """Extend register 14 with the measured configuration's digest, or with the value that says there is none."""
     log.info("configuration", state="refused" if config is None else config.measured.digest().hex())
     if config is None:
-        await registers.extend(CONFIGURATION_REGISTER, REFUSED_DIGEST, "configuration refused")
+        await registers.extend(CONFIGURATION_REGISTER, REFUSED_CONFIGURATION, "configuration refused")
     else:
         digest = configuration_digest(config.measured.digest())
         await registers.extend(CONFIGURATION_REGISTER, digest, "measured configuration")

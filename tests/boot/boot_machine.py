@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
+from machine_texts import HOST, MEASURED, OWNER
 
 from appliance.boot.posture.kernel import SYSCTLS, ZERO
 from appliance.boot.system import System
@@ -25,22 +26,6 @@ EPOCH = 1767225600
 TABLE = f"0 1000 verity 1 254:2 254:3 4096 4096 125 1 sha256 {ROOT_HASH} {'00' * 32}"
 RULES = (EXTRA / "etc/nftables.conf").read_text()
 ME = (os.getuid(), os.getgid())
-MODEL = f"tiny@1:{'cd' * 32}"
-
-MEASURED: dict[str, Any] = {
-    "network": {
-        "global_id": 1,
-        "zerostate": {"seqno": 0, "root_hash": "0" * 64, "file_hash": "0" * 64},
-        "key_block": {"seqno": 0, "root_hash": "0" * 64, "file_hash": "0" * 64},
-        "root_contract": "0:" + "11" * 32,
-    },
-    "trust": {"policy": "any", "development": True},
-    "model": MODEL,
-    "engine": {"kind": "sglang"},
-    "model_volume": {"format": "erofs", "data_blocks": 8},
-}
-OWNER: dict[str, Any] = {"address": "0:" + "22" * 32}
-HOST: dict[str, Any] = {"liteservers": [{"address": "10.0.2.2:1", "key": "AAAA"}]}
 
 
 def members(**changed: Any) -> dict[str, bytes]:

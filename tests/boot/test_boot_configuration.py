@@ -15,7 +15,7 @@ from appliance.boot.errors import GuestConfigError
 from appliance.boot.volume import pack
 from appliance.config import GuestConfig, WorkerConfig
 from appliance.errors import ConfigError, StageError
-from measurements.tpm import configuration_digest
+from measurements.tpm import REFUSED_CONFIGURATION, configuration_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +115,7 @@ async def test_the_register_holds_the_measured_configuration_or_that_there_is_no
     await configuration.bind(registers, None)
     assert registers.extended == [
         (14, configuration_digest(config.measured.digest())),
-        (14, configuration.REFUSED_DIGEST),
+        (14, REFUSED_CONFIGURATION),
     ]
 
 

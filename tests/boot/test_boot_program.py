@@ -9,13 +9,13 @@ import pytest
 from boot_machine import EPOCH, HOST, ME, MEASURED, RULES, TABLE, Registers, attach, machine, members, write
 
 from appliance.boot import clock, model, posture, program, state
-from appliance.boot.configuration import REFUSED_DIGEST, Owners
+from appliance.boot.configuration import Owners
 from appliance.boot.posture import userland
 from appliance.boot.program import Boot
 from appliance.boot.stages import BOOT_STAGES, STAGES, WORKER_STAGES, StageTable, read_stages
 from appliance.boot.volume import pack
 from appliance.config import MeasuredConfig
-from measurements.tpm import configuration_digest
+from measurements.tpm import REFUSED_CONFIGURATION, configuration_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +90,7 @@ async def test_a_refused_configuration_leaves_the_machine_locked_and_saying_why(
     assert not ended
     assert stages["configuration"].state == "failed"
     assert "measured.toml:1: model" in stages["configuration"].reason
-    assert registers.extended == [(14, REFUSED_DIGEST)]
+    assert registers.extended == [(14, REFUSED_CONFIGURATION)]
     assert [stages[name].state for name in ("clock", "platform", "posture", "keys")] == ["done"] * 4
     assert {stages[name].state for name in ("collateral", "gpu", "model", *WORKER_STAGES)} == {"skipped"}
     assert stages["links"].reason == "stage configuration failed"

@@ -17,7 +17,7 @@ from attestation.platforms import Tpm
 from attestation.platforms.tpm import CHAIN_FILE
 from attestation.ratls import Identity
 from attestation.tpm import logs, references
-from measurements.tpm import configuration_register, replay
+from measurements.tpm import REFUSED_CONFIGURATION, configuration_register, replay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +66,6 @@ async def test_a_refused_configuration_is_in_the_register_too(tmp_path: Path, wo
         platform = Tpm(tpm.tcti, tmp_path / "keys", files=logs.LogFiles(own=tmp_path / "log"))
         await configuration.bind(platform, None)
         first = (await platform.registers())[14]
-        assert first == replay([configuration.REFUSED_DIGEST])
+        assert first == replay([REFUSED_CONFIGURATION])
         await configuration.bind(platform, config)
         assert (await platform.registers())[14] not in {wanted, first}

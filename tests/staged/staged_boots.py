@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
+from machine_texts import HOST, MEASURED, OWNER
 
 from appliance.config import MeasuredConfig
 from appliance.host import launch, running
@@ -37,21 +38,6 @@ EVIDENCE = "/v1/attestation?nonce=" + "5e" * 32
 CPUS, MEMORY_MIB = 2, 2048
 FILE_ALIGNMENT, MEMORY_ALIGNMENT = 512, 4096
 LINKED = ("OVMF_CODE.fd", "OVMF_VARS.fd", "chrysalis.efi", "chrysalis.raw")
-
-MEASURED: dict[str, Any] = {
-    "network": {
-        "global_id": 1,
-        "zerostate": {"seqno": 0, "root_hash": "0" * 64, "file_hash": "0" * 64},
-        "key_block": {"seqno": 0, "root_hash": "0" * 64, "file_hash": "0" * 64},
-        "root_contract": "0:" + "11" * 32,
-    },
-    "trust": {"policy": "any", "development": True},
-    "model": f"tiny@1:{'cd' * 32}",
-    "engine": {"kind": "sglang"},
-    "model_volume": {"format": "erofs", "data_blocks": 8},
-}
-OWNER: dict[str, Any] = {"address": "0:" + "22" * 32}
-HOST: dict[str, Any] = {"liteservers": [{"address": "10.0.2.2:1", "key": "AAAA"}]}
 
 
 @dataclass(kw_only=True)

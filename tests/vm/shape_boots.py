@@ -10,9 +10,10 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tomli_w
+from machine_texts import HOST, MEASURED, OWNER
 
 from appliance.config import MeasuredConfig
 from appliance.host import launch
@@ -45,21 +46,6 @@ TABLE_BYTES = 64 * 512
 """A partition table's first copy is in these bytes of a disk."""
 FAULT = re.compile(r"RIP: 0010:|Kernel panic - not syncing: IO-APIC \+ timer doesn't work")
 """What an emulated kernel says that faulted or whose timer came too late: no more than a busy machine makes of it."""
-
-MEASURED: dict[str, Any] = {
-    "network": {
-        "global_id": 1,
-        "zerostate": {"seqno": 0, "root_hash": "0" * 64, "file_hash": "0" * 64},
-        "key_block": {"seqno": 0, "root_hash": "0" * 64, "file_hash": "0" * 64},
-        "root_contract": "0:" + "11" * 32,
-    },
-    "trust": {"policy": "any", "development": True},
-    "model": f"tiny@1:{'cd' * 32}",
-    "engine": {"kind": "sglang"},
-    "model_volume": {"format": "erofs", "data_blocks": 8},
-}
-OWNER: dict[str, Any] = {"address": "0:" + "22" * 32}
-HOST: dict[str, Any] = {"liteservers": [{"address": "10.0.2.2:1", "key": "AAAA"}]}
 
 
 @dataclass(frozen=True, slots=True)
