@@ -28,14 +28,19 @@ if TYPE_CHECKING:
     from measurements.manifest import Manifest
     from measurements.prediction import Input
 
-MEMORY_MIB: Final = (1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131072,
-                     196608, 262144, 393216, 524288, 786432, 1048576, 2097152)  # fmt: skip
+MEMORY_MIB: Final = (512, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 6144, 8192, 12288, 16384, 24576,
+                     32768, 49152, 65536, 98304, 131072, 196608, 262144, 393216, 524288, 786432, 1048576,
+                     2097152)  # fmt: skip
 """Sizes that hosts and clouds give machines."""
 
 VCPUS: Final = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 30, 32, 40, 44, 48, 60, 64, 80, 88, 96, 112, 128, 176, 192, 208,
                 224, 240, 256)  # fmt: skip
 QEMUS: Final = ("7.2.0", "8.2.0", "9.0.0", "9.1.0", "9.2.0", "10.0.0", "10.1.0", "10.2.0", "11.0.0")
 """One version of each series that boots the project's machines."""
+
+MACHINES: Final = ("q35", "pc-q35-6.0", "pc-q35-6.2", "pc-q35-7.0", "pc-q35-7.2", "pc-q35-8.0", "pc-q35-8.2",
+                   "pc-q35-9.0", "pc-q35-9.2", "pc-q35-10.0", "pc-q35-10.1")  # fmt: skip
+"""Machine types by version; a QEMU that is newer builds the older ones as well."""
 
 DEVICES: Final = (
     "virtio-balloon-pci",
@@ -57,6 +62,7 @@ CPUS: Final = ("EPYC", "EPYC-v4", "EPYC-Rome", "EPYC-Milan", "EPYC-Milan-v2", "E
 OPTIONS: Final = ("smm=off", "hpet=off", "pic=off", "vmport=off", "sata=off", "kernel-irqchip=split")
 """Machine properties that hosts set or leave out."""
 
+_ANY_DEVICE: Final = "another device of that kind gives the same"
 _TABLES: Final[frozenset[Input]] = frozenset({"memory", "vcpus", "qemu", "machine", "devices", "cpu"})
 """Inputs whose change may give the machine other ACPI tables."""
 
@@ -105,6 +111,7 @@ class _Change:
     inputs: tuple[Input, ...]
     artefacts: Artefacts
     shape: Shape
+    note: str = ""
 
 
 def no_tables(shape: Shape) -> AcpiTables | None:
@@ -189,7 +196,8 @@ def _candidate(
         prediction = predict(artefacts, item.shape)
     except MeasurementError:
         return None
-    return Candidate(item.change, item.inputs, prediction, complete, detail)
+    told = "; ".join(text for text in (detail, item.note) if text)
+    return Candidate(item.change, item.inputs, prediction, complete, told)
 
 
 def _beside_tables(artefacts: Artefacts, shape: Shape, predict: Predict) -> frozenset[Input] | None:
@@ -336,7 +344,7 @@ def _monitor(artefacts: Artefacts, shape: Shape, others: Others) -> Iterator[_Ch
     known = tuple(other.qemu for other in others.shapes if other.qemu is not None)
     for version in dict.fromkeys((*(item.version for item in known), *QEMUS)):
         yield from of(f"QEMU {version}", "qemu", version=version)
-    for kind in dict.fromkeys(("q35", *(item.machine for item in known))):
+    for kind in dict.fromkeys((*(item.machine for item in known), *MACHINES)):
         yield from of(f"machine type {kind}", "machine", machine=kind)
     for option in dict.fromkeys((*qemu.options, *OPTIONS)):
         if option in qemu.options:
@@ -356,7 +364,8 @@ def _hardware(artefacts: Artefacts, shape: Shape, others: Others) -> Iterator[_C
         return _of_shape(artefacts, shape, change, ("devices",), **values)
 
     for device in dict.fromkeys((*others.devices, *DEVICES)):
-        yield from of(f"device {device} added", devices=(*shape.devices, device))
+        for item in of(f"device {device} added", devices=(*shape.devices, device)):
+            yield replace(item, note="" if device in others.devices else _ANY_DEVICE)
     for i, device in enumerate(shape.devices):
         yield from of(f"device {device} left out", devices=(*shape.devices[:i], *shape.devices[i + 1 :]))
     yield from of(f"{'no ' if shape.network else ''}network card", network=not shape.network)

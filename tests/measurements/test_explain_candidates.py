@@ -89,8 +89,8 @@ def test_every_kind_of_change_is_tried_and_the_machine_itself_is_not() -> None:
 def test_what_is_near_comes_first() -> None:
     changes = list(tried())
     memory = [change for change in changes if "memory" in change]
-    assert memory[:3] == ["memory 1024 MiB", "memory 3072 MiB", "memory 4096 MiB"]
-    assert changes[:4] == ["memory 1024 MiB", "1 vCPU", "memory 3072 MiB", "3 vCPUs"]
+    assert memory[:3] == ["memory 1792 MiB", "memory 1536 MiB", "memory 2560 MiB"]
+    assert changes[:4] == ["memory 1792 MiB", "1 vCPU", "memory 1536 MiB", "3 vCPUs"]
     vcpus = [change for change in changes if "vCPU" in change]
     assert vcpus[:3] == ["1 vCPU", "3 vCPUs", "4 vCPUs"]
 
@@ -116,6 +116,8 @@ def test_what_else_is_at_hand_is_tried() -> None:
         "model m@c:h": "model", "memory 7777 MiB": "memory", "5 vCPUs": "vcpus", "shape large": "memory",
         "device mine-pci added": "devices",
     }  # fmt: skip
+    assert found["device mine-pci added"].detail == ""
+    assert "another device of that kind" in found["device qemu-xhci added"].detail
     assert {change: found[change].inputs[0] for change in expected} == expected
     assert found["shape large"].inputs == ("memory", "vcpus")
     assert not {"shape twin", "shape cloud", "command line 'quiet'"} & found.keys()
