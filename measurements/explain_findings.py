@@ -80,6 +80,9 @@ class Case:
         """Whether the causes of an earlier difference are those of another one, too."""
         if self._proofs(link)[1] not in {None, finding.change}:
             return False
+        own = self._stated(link)
+        if own is not None and finding.causes and own.input != finding.causes[0].input:
+            return False
         if finding.change is not None:
             extending = () if link.seen is None else self.trials.extending(self.register.name, link.seen)
             return any(trial.change == finding.change for trial in extending)
@@ -157,11 +160,13 @@ class Case:
         inserted = link.position is None  # what adds an event leaves those that are there as they are
         others = [seen for seen in self.evidence if not inserted and (seen.register, seen.name) != place]
         causes = self._likely(self._inputs(link), others)
+        first = self._stated(link)
+        return (causes if first is None else (first, *(cause for cause in causes if cause.input != first.input))), None
+
+    def _stated(self, link: Link) -> Cause | None:
+        """The cause that an event states itself, where its digest covers that and nothing else moves the event."""
         alone = link.position is None or self.register.events[link.position].inputs == (link.about,)
-        if link.covered and link.about is not None and alone:
-            first = stated(link.about, link.said)
-            causes = (first, *(cause for cause in causes if cause.input != first.input))
-        return causes, None
+        return stated(link.about, link.said) if link.covered and link.about is not None and alone else None
 
     def _proofs(self, link: Link | None) -> tuple[tuple[Cause, ...], str | None]:
         """Changes that give what was seen: the register's value, else the digest of one event."""

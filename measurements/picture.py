@@ -35,6 +35,9 @@ LINE: Final = 17
 MAX_BOXES: Final = 40
 """Boxes that a register may have in the picture; runs of equal events are one box."""
 
+MAX_RUN: Final = 6
+"""Boxes that a run of differences of one kind may have; the rest of it is one box."""
+
 MAX_SQUARES: Final = 48
 MAX_CAUSES: Final = 2
 
@@ -44,6 +47,13 @@ _WORDS: Final[dict[LinkKind, str]] = {
     "changed": "another event than predicted",
     "inserted": "an event that was not predicted",
     "missing": "a predicted event that is missing",
+    "unknown": "cannot be told",
+}
+_RUNS: Final[dict[LinkKind, str]] = {
+    "equal": "as predicted",
+    "changed": "others than predicted",
+    "inserted": "not predicted",
+    "missing": "missing",
     "unknown": "cannot be told",
 }
 _STYLE: Final = """
@@ -234,14 +244,26 @@ def _boxes(chain: Chain) -> list[_Box]:
             found.append(_Box("unknown", (f"{len(left)} more events", f"{differ} of them differ"), "left out here"))
             break
         if end - i > 2:
-            run = chain.links[i:end]
-            names = ", ".join(link.name for link in run[:MAX_SQUARES])
-            found.append(_Box("equal", (f"{_SIGNS['equal']} {len(run)} events", "as predicted"), names))
+            found.append(_run_box(chain.links[i:end]))
             i = end
+            continue
+        kind = chain.links[i].kind
+        last = next((k for k in range(i, len(chain.links)) if chain.links[k].kind != kind), len(chain.links))
+        if kind not in {"equal", "unknown"} and last - i > MAX_RUN:
+            found += [_link_box(link) for link in chain.links[i : i + MAX_RUN - 1]]
+            found.append(_run_box(chain.links[i + MAX_RUN - 1 : last]))
+            i = last
         else:
             found.append(_link_box(chain.links[i]))
             i += 1
     return found
+
+
+def _run_box(run: Sequence[Link]) -> _Box:
+    """Several links of one kind as one box."""
+    names = ", ".join(link.name for link in run[:MAX_SQUARES])
+    kind = run[0].kind
+    return _Box(kind, (f"{_SIGNS[kind]} {len(run)} events", _RUNS[kind]), names)
 
 
 def _link_box(link: Link) -> _Box:

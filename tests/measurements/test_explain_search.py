@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from explain_support import PHASES, Small, around, log_of
@@ -15,6 +16,9 @@ from measurements.explain_search import MAX_CANDIDATES
 from measurements.explain_text import summary
 from measurements.explanation import Candidate
 from measurements.prediction import PredictedEvent, Prediction, Register
+
+if TYPE_CHECKING:
+    from measurements.prediction import Input
 
 BASE = Small()
 CHANGES = list(around(BASE))
@@ -270,3 +274,23 @@ def test_events_are_paired_by_the_names_that_changes_give_them() -> None:
     assert [item.change for item in found.findings] == [None, "disk boot"]
     blind = explain(base, seen.values, log_of(seen))
     assert blind.chains[0].links[0].kind == "changed", "control: nothing but the log names it"
+
+
+def test_an_event_that_states_its_own_cause_is_a_finding_of_its_own() -> None:
+    """A key was enrolled, and the firmware is another: the first explains nothing of the second."""
+    key = b"\0" * 16 + (2).to_bytes(8, "little") + (4).to_bytes(8, "little") + "PK".encode("utf-16-le") + b"keys"
+    digest = hashlib.sha384(key).digest()
+    inputs: list[tuple[Input, ...]] = [("firmware",), ("firmware variables",)]
+    base, seen = (
+        Prediction("tdx", "direct", "small", {"rtmr0": Register.replayed("rtmr0", "sha384", [
+            PredictedEvent(item, name, "", moved)
+            for item, name, moved in zip(digests, ("firmware volume CFV", "variable PK"), inputs, strict=True)
+        ])})
+        for digests in ([b"\1" * 48, b"\2" * 48], [b"\3" * 48, digest])
+    )  # fmt: skip
+    log = log_of(seen, {digest: key})
+    log = replace(log, events=tuple(replace(item, type=0x80000001) for item in log.events))
+    first, second = explain(base, seen.values, log).findings
+    assert (first.event, first.causes[0].input, first.certain) == ("firmware volume CFV", "firmware", False)
+    assert (second.event, second.causes[0].input, second.certain) == ("variable PK", "firmware variables", True)
+    assert second.said == "variable PK of 4 bytes"

@@ -146,7 +146,13 @@ def test_long_chains_are_shortened_around_what_differs() -> None:
     many = Prediction("tdx", "direct", "long", {"rtmr2": Register.replayed("rtmr2", "sha384", everything)})
     root = parsed(render(explain(base, many.values, log_of(many))))
     check_geometry(root)
-    assert len(list(root.iter(f"{SVG}g"))) == picture.MAX_BOXES + 2
+    kinds = [group.attrib["class"] for group in root.iter(f"{SVG}g")]
+    assert kinds == ["is-changed"] * picture.MAX_RUN + ["is-inserted"] * picture.MAX_RUN + ["is-value"]
+    turns = [event for pair in zip(events, everything, strict=False) for event in pair]
+    mixed = Prediction("tdx", "direct", "long", {"rtmr2": Register.replayed("rtmr2", "sha384", turns)})
+    root = parsed(render(explain(base, mixed.values, log_of(mixed))))
+    check_geometry(root)
+    assert len(list(root.iter(f"{SVG}g"))) == picture.MAX_BOXES + 2, "the rest is one box, and the value is one"
 
 
 @given(st.text(max_size=200), st.integers(4, 60))
