@@ -76,9 +76,7 @@ def explain(
         for chain in chains
         if not chain.equal
     ]
-    proven = frozenset(
-        cause.input for case in cases for finding in case.findings() for cause in finding.causes if cause.certain
-    )
+    proven = frozenset(moved for case in cases for moved in case.certainties())
     findings: list[Finding] = []
     for case in cases:
         found = replace(case, proven=proven).findings()

@@ -71,6 +71,12 @@ class Case:
                 break
         return (replace(found[0], more=more), *found[1:])
 
+    def certainties(self) -> frozenset[Input]:
+        """Inputs that a digest of this register proves to differ."""
+        named = {cause.input for finding in self.findings() for cause in finding.causes if cause.certain}
+        own = (self._stated(link) for link in self.chain.differing)
+        return frozenset(named | {cause.input for cause in own if cause is not None})
+
     def _gives_value(self, change: str) -> bool:
         """Whether a change gives the register's whole value, not only one event."""
         names = {trial.change for trial in self.trials.giving(self.register.name)}
