@@ -1,0 +1,1 @@
+ed25519 1ZL3mZbeuSZ98xwebdCSjluvQszA8x75q/aatNXSVTI= HQW+EQsrhJgHXCh1LUcIRRrEsq3GsGzaI4+JI/3pJsOIykdRva7pso1+Sb172y42AkwbHjRsB7CV1zKsmvhWDg==
