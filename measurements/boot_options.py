@@ -20,6 +20,7 @@ from measurements.errors import ArtefactError
 
 if TYPE_CHECKING:
     from measurements.firmware_volume import Volume
+    from measurements.prediction import Input
     from measurements.shape import Boot
 
 MENU = UUID("462caa21-7614-4503-836e-8ab6f4662331")
@@ -51,11 +52,13 @@ class BootVariable:
         variable: ``BootOrder`` or ``BootNNNN``.
         name: What it is, for people.
         data: Its value, which is what register 1 is extended with the digest of.
+        inputs: What would move it.
     """
 
     variable: str
     name: str
     data: bytes
+    inputs: tuple[Input, ...]
 
 
 def boot_variables(boot: Boot, dxe: Volume) -> tuple[BootVariable, ...]:
@@ -68,18 +71,25 @@ def boot_variables(boot: Boot, dxe: Volume) -> tuple[BootVariable, ...]:
     Raises:
         ArtefactError: The volume has no name or no menu.
     """
-    menu = BootVariable("Boot0000", "boot option 0", _menu(dxe))
+    menu = BootVariable("Boot0000", "boot option 0", _menu(dxe), ("boot", "firmware"))
     if boot == "direct":
-        return BootVariable("BootOrder", "boot order", _order(0)), menu
+        return BootVariable("BootOrder", "boot order", _order(0), ("boot", "firmware")), menu
     disk = load_option(_ACTIVE, _DISK_TITLE, disk_path(IMAGE_SLOT), AUTO_CREATED.bytes_le)
     shell = (
-        (BootVariable("Boot0002", "boot option 2", load_option(_ACTIVE, _SHELL_TITLE, _path(dxe, SHELL))),)
+        (
+            BootVariable(
+                "Boot0002",
+                "boot option 2",
+                load_option(_ACTIVE, _SHELL_TITLE, _path(dxe, SHELL)),
+                ("boot", "firmware"),
+            ),
+        )
         if dxe.file(SHELL)
         else ()
     )
     return (
-        BootVariable("BootOrder", "boot order", _order(1, 0, *((2,) if shell else ()))),
-        BootVariable("Boot0001", "boot option 1", disk),
+        BootVariable("BootOrder", "boot order", _order(1, 0, *((2,) if shell else ())), ("boot", "firmware")),
+        BootVariable("Boot0001", "boot option 1", disk, ("boot", "devices")),
         menu,
         *shell,
     )

@@ -100,7 +100,7 @@ def events(machine: Machine) -> tuple[PredictedEvent, ...]:
             hint="take the file as it was built",
         )
     options = tuple(
-        event(item.data, item.name, f"value of the variable {item.variable}", "boot", "devices", "firmware")
+        event(item.data, item.name, f"value of the variable {item.variable}", *item.inputs)
         for item in boot_variables(machine.boot, machine.build.programs)
     )
     ready = options if machine.layout.separator_in_rtmr1 else (*options, separator())

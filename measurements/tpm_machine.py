@@ -176,7 +176,7 @@ class _Machine:
         if any("bootindex" in device for device in self._shape.devices):
             raise MeasurementError("a device with a bootindex of its own: firmware makes a boot option for it, too")
         options = (
-            _event(item.data, item.name, f"the value of {item.variable}", "boot", "devices", "firmware")
+            _event(item.data, item.name, f"the value of {item.variable}", *item.inputs)
             for item in boot_options.boot_variables(self._shape.boot, self._firmware.dxe)
         )
         return (*self._tables(), *options, SEPARATOR)
