@@ -74,7 +74,7 @@ class Run:
 
     def mine(self) -> list[psutil.Process]:
         """Processes of this run, whoever their parent is now: by descent as seen over time, and by environment."""
-        return [process for process in self._seen.values() if _lives(process)]
+        return [process for process in tuple(self._seen.values()) if _lives(process)]  # the watcher adds to them
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
@@ -102,7 +102,14 @@ class Run:
         deadline = time.monotonic() + GONE_S
         while (found := self.mine()) and time.monotonic() < deadline:
             time.sleep(0.2)
-        return [process.cmdline() for process in found]
+        return [_command(process) for process in found]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return [f"process {process.pid}, ended after the last moment"]
 
 
 def _lives(process: psutil.Process) -> bool:
