@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from measurements.errors import MeasurementError
 from measurements.eventlog import MAX_EVENTS
-from measurements.explain_content import said, shown
+from measurements.explain_content import said
 from measurements.prediction import SIZES, Input, PredictedEvent, Prediction, Register
 from measurements.register_file import MAX_REGISTERS, NAME
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = "chrysalis prediction 1"
 MAX_BYTES: Final = 8 << 20
+_MAX_TEXT: Final = 2000
 _INPUTS: Final = frozenset(get_args(Input))
 
 
@@ -160,4 +161,6 @@ def _digest(name: str, bank: str, text: object) -> bytes:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise PredictionFileError("a prediction with something else where a text is expected")
-    return shown(value)
+    if len(value) > _MAX_TEXT or not value.isprintable():
+        raise PredictionFileError(f"a prediction with a text that is over {_MAX_TEXT} characters or not printable")
+    return value
