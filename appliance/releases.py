@@ -32,6 +32,7 @@ MEMORY_NAME: Final = "releases.json"
 DAY_S: Final = 86400.0
 SOON_S: Final = 30 * DAY_S
 """How long before its end a release is said to end soon: a successor has to be out by then."""
+GONE: Final = "its manifest is gone"
 _log = structlog.get_logger(__name__)
 
 
@@ -92,7 +93,7 @@ async def _keep_fresh(shelf: ReleaseShelf, interval: float) -> None:
     told: dict[str, str] = {}
     while True:
         found = news(shelf, time.time())
-        for name, state in found.items():
+        for name, state in (dict.fromkeys(told, GONE) | found).items():
             if told.get(name) != state:
                 _log.info("release", name=name, state=state)
         told = found
