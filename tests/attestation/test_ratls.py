@@ -198,13 +198,13 @@ async def test_work_is_done_in_a_pool(lab: Lab) -> None:
 
 async def test_a_listener_bounds_handshakes(lab: Lab) -> None:
     served = Served()
-    port = await served.start(RatlsListener(await lab.identity(), lab.verifier, 0, max_handshakes=1, timeout=0.3))
-    _, hanging = await asyncio.open_connection("127.0.0.1", port)
+    port = await served.start(RatlsListener(await lab.identity(), lab.verifier, 0, max_handshakes=1, timeout=1.0))
+    stuck, hanging = await asyncio.open_connection("127.0.0.1", port)
     await asyncio.sleep(0.05)
     dialer = RatlsDialer(await lab.identity(), lab.verifier)
     with pytest.raises(HandshakeError, match="closed"):
         await dialer.connect(Recorder, "127.0.0.1", port)
-    await asyncio.sleep(0.4)
+    await stuck.read()  # to its end: the listener closes it once its time is over, which makes room
     transport, _ = await dialer.connect(Recorder, "127.0.0.1", port)
     transport.abort()
     hanging.close()
