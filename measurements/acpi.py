@@ -29,7 +29,6 @@ _HEADER_SIZE = 36
 _CHECKSUM = 9  # in a table's header
 _RSDP = struct.Struct("<8sB6sBI")
 _COMMAND_SIZE = 128
-_NAME_SIZE = 56
 _ALLOCATE, _ADD_POINTER, _ADD_CHECKSUM = 1, 2, 3
 _HIGH, _LOW = 1, 2  # zones: anywhere, below 1 MiB
 _POINTERS = ((36, 4), (40, 4), (140, 8))

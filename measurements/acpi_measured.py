@@ -1,4 +1,4 @@
-"""What firmware measures of the ACPI tables that a machine monitor hands it, into register 1 of a TPM.
+"""What firmware measures of the ACPI tables that a machine monitor hands it, into register 1 of a TPM and RTMR0.
 
 Firmware follows a list of commands (``etc/table-loader``): it measures the list, then each file that the list has it
 fetch, in that order and before anything is linked. One of the files is empty space for the TPM's own log.
@@ -26,6 +26,7 @@ TPM_LOG_SIZE = 64 * 1024
 
 _COMMAND = struct.Struct("<I56s68x")
 _ALLOCATE = 1
+_ALWAYS = frozenset({"etc/acpi/tables", "etc/acpi/rsdp"})
 _INPUTS: tuple[Input, ...] = ("acpi", "qemu", "machine", "vcpus", "memory", "devices")
 
 
@@ -51,7 +52,8 @@ def contents(acpi: AcpiTables) -> tuple[tuple[str, str, bytes], ...]:
     """What is measured, in order: name for people, file, content.
 
     Raises:
-        ArtefactError: The list has firmware fetch a file whose content is not known here.
+        ArtefactError: The list has firmware fetch a file whose content is not known here, one file twice, or not the
+            tables and their root pointer.
     """
     known = {
         "etc/acpi/tables": ("ACPI tables", acpi.tables),
@@ -59,13 +61,19 @@ def contents(acpi: AcpiTables) -> tuple[tuple[str, str, bytes], ...]:
         "etc/tpm/log": ("space for the TPM's log", bytes(TPM_LOG_SIZE)),
     }
     found = [("ACPI table loader", "etc/table-loader", acpi.loader)]
-    for file in fetched(acpi.loader):
+    files = fetched(acpi.loader)
+    for file in files:
         if file not in known:
             raise ArtefactError(
                 f"ACPI tables that come with {file}, whose content is not known",
                 hint="a device of the machine brings it: leave that out of the shape, or leave this register out",
             )
         found.append((known[file][0], file, known[file][1]))
+    if len(set(files)) != len(files) or not _ALWAYS.issubset(files):
+        raise ArtefactError(
+            f"ACPI table loader that fetches {', '.join(files[:8]) or 'nothing'}, "
+            f"expected {' and '.join(sorted(_ALWAYS))} once each"
+        )
     return tuple(found)
 
 

@@ -229,7 +229,7 @@ def _monitor(artefacts: Artefacts, shape: Shape, others: Others) -> Iterator[Cha
         return
 
     def of(change: str, moved: Input, **values: Any) -> Iterator[Change]:
-        changed = Qemu.model_validate({**{name: getattr(qemu, name) for name in Qemu.model_fields}, **values})
+        changed = {**{name: getattr(qemu, name) for name in Qemu.model_fields}, **values}
         return _of_shape(artefacts, shape, change, (moved,), qemu=changed)
 
     known = tuple(other.qemu for other in others.shapes if other.qemu is not None)

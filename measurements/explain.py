@@ -77,11 +77,11 @@ def explain(
         if not chain.equal
     ]
     proven = frozenset(moved for case in cases for moved in case.certainties())
-    findings: list[Finding] = []
-    for case in cases:
-        found = replace(case, proven=proven).findings()
-        follow = case.register.name == REGISTER and follows is not None
-        findings += (following(found[0], findings),) if follow else found
+    findings = [finding for case in cases for finding in replace(case, proven=proven).findings()]
+    if follows is not None:
+        # Whatever order the registers come in, this one follows from all the others.
+        others = [finding for finding in findings if finding.register != REGISTER]
+        findings = [following(item, others) if item.register == REGISTER else item for item in findings]
     differing = {chain.register for chain in chains if not chain.equal}
     return Explanation(
         platform=prediction.platform,

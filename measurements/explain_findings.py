@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from measurements.explanation import Chain, Link
     from measurements.prediction import Input, Register
 
+MAX_FINDINGS = 64
+"""Of one register; further differences are counted only. What a machine logs decides how many there are."""
+
 _LOCALITY = Cause(
     "firmware",
     "every event is as predicted, and the register began with another value than zero",
@@ -61,7 +64,7 @@ class Case:
         found: list[Finding] = []
         more = 0
         for link in differing:
-            if any(self._explains(finding, link) for finding in found):
+            if len(found) == MAX_FINDINGS or self._explained(link, found):
                 more += 1
                 continue
             found.append(self._of_link(link))
@@ -82,17 +85,22 @@ class Case:
         names = {trial.change for trial in self.trials.giving(self.register.name)}
         return change in names or any(match.change == change for match in self.matches)
 
-    def _explains(self, finding: Finding, link: Link) -> bool:
-        """Whether the causes of an earlier difference are those of another one, too."""
-        if self._proofs(link)[1] not in {None, finding.change}:
-            return False
-        own = self._stated(link)
-        if own is not None and finding.causes and own.input != finding.causes[0].input:
-            return False
-        if finding.change is not None:
-            extending = () if link.seen is None else self.trials.extending(self.register.name, link.seen)
-            return any(trial.change == finding.change for trial in extending)
-        return bool(finding.causes) and finding.causes[0].input in self._inputs(link)
+    def _explained(self, link: Link, findings: Sequence[Finding]) -> bool:
+        """Whether the causes of an earlier difference are those of this one, too."""
+        proven, own, inputs = self._proofs(link)[1], self._stated(link), self._inputs(link)
+        extending = () if link.seen is None else self.trials.extending(self.register.name, link.seen)
+        changes = {trial.change for trial in extending}
+        for finding in findings:
+            if proven not in {None, finding.change}:
+                continue
+            if own is not None and finding.causes and own.input != finding.causes[0].input:
+                continue
+            if finding.change is not None:
+                if finding.change in changes:
+                    return True
+            elif finding.causes and finding.causes[0].input in inputs:
+                return True
+        return False
 
     def _inputs(self, link: Link) -> tuple[Input, ...]:
         """What can have moved an event; of what firmware makes, also a build that is proven to be another."""

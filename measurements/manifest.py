@@ -177,18 +177,6 @@ class Manifest(Part):
         listed = ", ".join(entry.name for entry in self.artefacts)
         raise ManifestError(f"the manifest lists no {name}; it lists {listed}", hint="is this another kind of release?")
 
-    def registers_for(self, platform: str, boot: str, shape: str = "any") -> Registers:
-        """The predicted registers of a platform and way to boot; a set for ``any`` shape serves every shape.
-
-        Raises:
-            ManifestError: The release predicts none.
-        """
-        for wanted in (shape, "any"):
-            for entry in self.registers:
-                if (entry.platform, entry.boot, entry.shape) == (platform, boot, wanted):
-                    return entry
-        raise ManifestError(f"the manifest predicts no registers for {platform}, {boot} boot, shape {shape}")
-
     def require_release(self, *, numbered: bool = True) -> None:
         """Refuse what no policy of a release accepts.
 

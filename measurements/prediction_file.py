@@ -131,8 +131,10 @@ def _register(name: str, item: object) -> Register:
         raise PredictionFileError(f"a prediction of register {name[:20]!r}")
     bank: Any
     bank, extended, events = item.get("bank"), item.get("extended"), item.get("events")
-    if bank not in SIZES or not isinstance(extended, bool) or not isinstance(events, list) or len(events) > MAX_EVENTS:
-        raise PredictionFileError(f"register {name} without a bank, or with events that are no list of {MAX_EVENTS}")
+    if bank not in tuple(SIZES) or not isinstance(extended, bool):  # a tuple: what came need not be hashable
+        raise PredictionFileError(f"register {name} without a bank, or not said whether it is extended")
+    if not isinstance(events, list) or len(events) > MAX_EVENTS:
+        raise PredictionFileError(f"register {name} with events that are no list of at most {MAX_EVENTS}")
     kept = tuple(_event(name, bank, event) for event in events)
     register = Register(name, bank, _digest(name, bank, item.get("value")), kept, extended)
     if extended and Register.replayed(name, bank, kept).value != register.value:
@@ -142,8 +144,10 @@ def _register(name: str, item: object) -> Register:
 
 def _event(name: str, bank: str, event: object) -> PredictedEvent:
     inputs = event.get("inputs", []) if isinstance(event, dict) else None
-    if not isinstance(event, dict) or not isinstance(inputs, list) or not all(item in _INPUTS for item in inputs):
+    if not isinstance(event, dict) or not isinstance(inputs, list) or len(inputs) > len(_INPUTS):
         raise PredictionFileError(f"register {name} with an event that is none")
+    if not all(isinstance(item, str) and item in _INPUTS for item in inputs):
+        raise PredictionFileError(f"register {name} with an event that something unknown moves")
     digest = _digest(name, bank, event.get("digest"))
     return PredictedEvent(digest, _text(event.get("name")), _text(event.get("source", "")), tuple(inputs))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 MAX_REGISTERS = 64
 NAME = re.compile(r"(?:pcr(?:[0-9]|1[0-9]|2[0-3])|rtmr[0-3]|mrtd|mrconfigid|measurement|host_data)")
-_LINE = re.compile(r"([A-Za-z_]{0,12}[0-9]{0,2})\s*[:=\s]\s*(?:0x)?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{96})")
+_LINE = re.compile(r"([A-Za-z_]{0,12}[0-9]{0,2})(?:\s*[:=]\s*|\s+)(?:0x)?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{96})")
 _BANK = re.compile(r"sha[0-9]{1,3}\s*:")
 _SIZES: Mapping[str, int] = {"pcr": 32, "host_data": 32}
 

@@ -1,10 +1,11 @@
-"""Register 7 of a TPM: the variables of secure boot, and who vouches for what is booted.
+"""Register 7 of a TPM, and RTMR0: the variables of secure boot, and who vouches for what is booted.
 
 A build that knows secure boot derives ``SecureBoot``; another has no such variable and measures an empty one. Where it
 is enforced, the entry of ``db`` that the booted image was accepted by is measured when the image is loaded.
 
-Sources: EDK II ``SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c`` (MeasureAllSecureVariables),
-``SecurityPkg/Library/DxeImageVerificationLib`` (IsAllowedByDb, SecureBootHook),
+Sources: TCG PC Client Platform Firmware Profile 1.06, section 3.3.4.8 (which variables, in which order); EDK II
+``SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c`` and ``OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c`` (MeasureAllSecureVariables),
+``SecurityPkg/Library/DxeImageVerificationLib`` (IsForbiddenByDbx, IsAllowedByDb, SecureBootHook),
 ``SecurityPkg/Library/AuthVariableLib``; Microsoft, "Windows Authenticode Portable Executable Signature Format".
 """
 
@@ -15,7 +16,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
 
 from measurements import authenticode, pe
@@ -78,13 +79,19 @@ def authority_content(store: VariableStore, image: bytes) -> bytes:
 
     Raises:
         ArtefactError: Neither does a certificate of ``db`` vouch for the image's signer, nor is the image's digest in
-            it: firmware would not start it.
+            it; or ``dbx`` has that digest or one of those certificates: firmware would not start it.
     """
     listed = signatures(store.data(IMAGE_SECURITY, "db"))
     chain = _embedded(image)
+    digest = authenticode.digest(image)
+    for entry in signatures(store.data(IMAGE_SECURITY, "dbx")):
+        if (entry.kind == SHA256 and entry.content == digest) or (entry.kind == X509 and _vouches(entry, chain)):
+            raise ArtefactError(
+                f"image with digest {digest.hex()[:16]}… that an entry of dbx revokes",
+                hint="firmware with these variables refuses to start it",
+            )
     accepted = [entry for entry in listed if entry.kind == X509 and _vouches(entry, chain)]
     if not accepted:
-        digest = authenticode.digest(image)
         accepted = [entry for entry in listed if entry.kind == SHA256 and entry.content == digest]
     if not accepted:
         raise ArtefactError(
@@ -115,7 +122,7 @@ def _embedded(image: bytes) -> list[x509.Certificate]:
         raise ArtefactError(f"image with a certificate of kind {kind:#x} and {length} bytes in a table of {size}")
     try:
         found = load_der_pkcs7_certificates(image[start + _CERTIFICATE.size : start + length])
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ArtefactError(f"image whose signature cannot be read: {error}") from None
     return found[:MAX_CERTIFICATES]
 
@@ -124,7 +131,7 @@ def _vouches(entry: SignatureEntry, chain: list[x509.Certificate]) -> bool:
     """Whether a certificate of ``db`` is in the signature, or issued one that is."""
     try:
         trusted = x509.load_der_x509_certificate(entry.content)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return False
     return any(item == trusted or _issued(item, trusted) for item in chain)
 
@@ -132,6 +139,6 @@ def _vouches(entry: SignatureEntry, chain: list[x509.Certificate]) -> bool:
 def _issued(item: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         item.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True

@@ -137,3 +137,5 @@ def parse_shape(text: str) -> Shape:
     except ValidationError as error:
         found = [f"{'.'.join(str(step) for step in item['loc']) or 'file'}: {item['msg']}" for item in error.errors()]
         raise ShapeError(f"the shape is malformed: {'; '.join(found)[:600]}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and lists nested as deep
+        raise ShapeError(f"the shape is not TOML that can be read: {type(error).__name__}") from None

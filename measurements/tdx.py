@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from measurements import efi_variables, mrtd, tdvf, tdx_firmware, tdx_rtmr0, tdx_rtmr1, tdx_rtmr2, uki
+from measurements import mrtd, secure_boot, tdvf, tdx_firmware, tdx_rtmr0, tdx_rtmr1, tdx_rtmr2, uki
 from measurements.errors import ArtefactError, MeasurementError
 from measurements.prediction import PredictedEvent, Prediction, Register
 from measurements.tpm import _check_predictable as check_predictable
@@ -100,7 +100,7 @@ class _Machine:
         store = tdx_rtmr0.variables(self.firmware, self.parsed)
         enforced = tdx_rtmr0.enforced(store, self.build)
         if enforced:
-            efi_variables.authority(store, started)
+            secure_boot.authority_content(store, started)
         return enforced
 
     @cached_property

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from measurements.boot_options import MENU, SHELL
 from measurements.errors import ArtefactError, MeasurementError
-from measurements.firmware_volume import SECTION_NAME, File, Section, Volume, unpack
+from measurements.firmware_volume import LZMA_SECTION, SECTION_NAME, File, Section, Volume, unpack
 
 KNOWN_SINCE = (2024, 2)
 SEPARATED_SINCE = (2024, 11)
@@ -93,10 +93,17 @@ def layout(version: str | None) -> Layout:
 
 
 def build(firmware: bytes) -> Build:
-    """Look into a firmware's volumes, packed ones too."""
+    """Look into a firmware's volumes, packed ones too.
+
+    Raises:
+        ArtefactError: Something is packed in it that cannot be read: what that is is not guessed.
+    """
     try:
         unpacked = unpack(firmware)
-    except ArtefactError:  # nothing packed that firmware could unpack: all there is stands in the file itself
+    except ArtefactError:
+        if LZMA_SECTION.bytes_le in firmware:
+            raise
+        # Nothing is packed: all there is stands in the file itself.
         contents, programs = [firmware], USUAL_PROGRAMS
     else:
         volumes = (unpacked.pei, unpacked.dxe)  # builds for TDX alone have both halves of the later phase here

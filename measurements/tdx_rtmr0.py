@@ -16,7 +16,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from measurements import acpi_measured, efi_variables, td_hob, tdvf
+from measurements import acpi_measured, secure_boot, td_hob, tdvf
 from measurements.boot_options import boot_variables
 from measurements.errors import ArtefactError, MeasurementError
 from measurements.prediction import PredictedEvent
@@ -111,7 +111,7 @@ def events(machine: Machine) -> tuple[PredictedEvent, ...]:
             event(
                 content, f"variable {name}", f"name and value of the variable {name}", "firmware variables", "firmware"
             )
-            for name, content in efi_variables.policy(store, known=machine.build.secure_boot)
+            for name, content in secure_boot.policy_contents(store, known=machine.build.secure_boot)
         ),
         separator(),
         *(
@@ -152,6 +152,6 @@ def _admitted(machine: Machine, store: VariableStore) -> tuple[PredictedEvent, .
         return ()
     if machine.started is None:
         raise ArtefactError("no image given, and firmware that enforces secure boot measures who vouches for it")
-    content = efi_variables.authority(store, machine.started)
+    content = secure_boot.authority_content(store, machine.started)
     source = "the entry of db that the image's signature leads to"
     return (event(content, "authority db", source, "firmware variables", "image"),)

@@ -86,6 +86,17 @@ def test_every_kind_of_change_is_tried_and_the_machine_itself_is_not() -> None:
     assert all(candidate.prediction != base for candidate in found.values())
 
 
+def test_a_machine_with_as_many_options_as_a_shape_has_is_tried() -> None:
+    """One more would be no machine: it is left out, and the others are tried."""
+    assert SHAPE.qemu is not None
+    full = tuple(f"option{number}=on" for number in range(16))
+    shape = SHAPE.model_copy(update={"qemu": SHAPE.qemu.model_copy(update={"options": full})})
+    files = Artefacts(firmware=b"firmware", kernel=KERNEL, measured_config=bytes(32))
+    changes = {candidate.change for candidate in single_changes(files, shape, predict=predict)}
+    assert "machine without option0=on" in changes
+    assert "machine with hpet=off" not in changes
+
+
 def test_what_is_near_comes_first() -> None:
     changes = list(tried())
     memory = [change for change in changes if "memory" in change]

@@ -44,6 +44,15 @@ def test_it_is_explained_by_what_it_follows_from(logged: bool) -> None:
     assert all(item.certain for item in found.findings)
 
 
+def test_the_order_of_registers_does_not_matter() -> None:
+    """A program that sorts names puts register 10 before register 2."""
+    seen, predicted = machine(b"debug"), machine()
+    ordered = {name: predicted.registers[name] for name in sorted(predicted.registers)}
+    assert list(ordered).index("pcr10") < list(ordered).index("pcr9")
+    found = explain(replace(predicted, registers=ordered), seen.values, log_of(seen))
+    assert found.finding("pcr10") == explain(predicted, seen.values, log_of(seen)).finding("pcr10")
+
+
 def test_a_register_10_that_does_not_follow_is_a_finding_of_its_own() -> None:
     seen = machine(b"debug", (b"a file that was measured",))
     found = explain(machine(), seen.values, log_of(seen))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from measurements.explain import explain
+from measurements.explain_findings import MAX_FINDINGS
 from measurements.explain_search import MAX_CANDIDATES
 from measurements.explain_text import summary
 from measurements.explanation import Candidate
@@ -274,6 +275,35 @@ def test_events_are_paired_by_the_names_that_changes_give_them() -> None:
     assert [item.change for item in found.findings] == [None, "disk boot"]
     blind = explain(base, seen.values, log_of(seen))
     assert blind.chains[0].links[0].kind == "changed", "control: nothing but the log names it"
+
+
+def test_findings_of_a_register_are_bounded() -> None:
+    """What a machine logs decides how many differences there are; the rest is counted."""
+    kinds: tuple[Input, ...] = ("acpi", "image")  # by turns, so that no difference has the cause of the one before
+    events = [
+        PredictedEvent(hashlib.sha256(b"%d" % number).digest(), f"event {number}", "", (kinds[number % 2],))
+        for number in range(3 * MAX_FINDINGS)
+    ]
+    seen = [replace(event, digest=hashlib.sha256(event.digest).digest()) for event in events]
+    base, other = (
+        Prediction("tpm", "disk", "x", {"pcr1": Register.replayed("pcr1", "sha256", listed)})
+        for listed in (events, seen)
+    )
+    changes = [
+        Candidate(
+            f"change {number}",
+            (kinds[number % 2],),
+            Prediction("tpm", "disk", "x", {"pcr1": Register.replayed("pcr1", "sha256", [
+                *events[:number], seen[number], *events[number + 1 :],
+            ])}),
+        )
+        for number in range(len(events))
+    ]  # fmt: skip
+    findings = explain(base, other.values, log_of(other), changes).findings
+    assert len(findings) == MAX_FINDINGS
+    assert findings[0].more == 2 * MAX_FINDINGS
+    few = explain(base, other.values, log_of(other), changes[:5]).findings
+    assert [finding.change for finding in few[:5]] == [f"change {number}" for number in range(5)], "the control"
 
 
 def test_an_event_that_states_its_own_cause_is_a_finding_of_its_own() -> None:

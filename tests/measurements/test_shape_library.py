@@ -9,7 +9,7 @@ import pytest
 
 from appliance.image.wheel import contents
 from measurements import acpi_file, shape_library
-from measurements.shape import ShapeError
+from measurements.shape import ShapeError, parse_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = shape_library.names()
@@ -46,6 +46,12 @@ def test_the_usual_machines_are_there() -> None:
     for platform in ("tdx", "snp"):
         assert {s.gpus for s in shapes if s.platform == platform} == {0, 1, 2, 4, 8}
     assert {s.platform for s in shapes} == {"tpm", "tdx", "snp", "gcp", "azure"}
+
+
+@pytest.mark.parametrize("text", ["vcpus = " + "9" * 5000, "a = " + "[" * 8000], ids=["digits", "nesting"])
+def test_what_a_toml_reader_trips_over_is_refused(text: str) -> None:
+    with pytest.raises(ShapeError, match="not TOML"):
+        parse_shape(text)
 
 
 @pytest.mark.parametrize("name", NAMES)

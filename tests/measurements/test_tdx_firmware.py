@@ -173,6 +173,21 @@ def test_what_is_in_known_builds(sha256: str, secure_boot: bool, named_kernel: b
     assert build.programs is not tdx_firmware.USUAL_PROGRAMS
 
 
+def test_damaged_volumes_are_not_guessed_at() -> None:
+    """What a build knows would else be taken as unknown, and other registers be predicted."""
+    firmware = made.found(made.BOOKWORM)
+    assert tdx_firmware.build(firmware).secure_boot, "the control"
+    places = [0]  # of volumes; the length of each is at byte 32 of its header
+    while (place := places[-1] + int.from_bytes(firmware[places[-1] + 32 : places[-1] + 40], "little")) < len(firmware):
+        places.append(place)
+    assert len(places) > 2
+    signed = [place + 40 for place in places]
+    assert all(firmware[place : place + 4] == b"_FVH" for place in signed)
+    for damaged in (*(firmware[:at] + b"_FVX" + firmware[at + 4 :] for at in signed), firmware + b"\xff" * 16):
+        with pytest.raises(ArtefactError):
+            tdx_firmware.build(damaged)
+
+
 def test_a_file_that_nothing_unpacks_is_what_stands_in_it() -> None:
     build = tdx_firmware.build(USUAL)
     assert build == tdx_firmware.Build(secure_boot=False, named_kernel=False, programs=tdx_firmware.USUAL_PROGRAMS)

@@ -118,7 +118,10 @@ def test_acpi_files_are_measured_in_the_order_of_the_list() -> None:
         assert [event.digest for event in events] == [hashlib.sha256(content).digest() for *_, content in found]
         contents = {file: content for _, file, content in found}
         assert (contents[tables], contents[root], contents["etc/table-loader"]) == (b"tables", b"root", acpi.loader)
-    unknown = AcpiTables(tables=b"", rsdp=b"", loader=ovmf.loader(tables, "etc/vmgenid_guid"))
+    for order in ((), (tables,), (root,), (tables, root, tables)):
+        with pytest.raises(ArtefactError, match="once each"):
+            acpi_measured.events(AcpiTables(tables=b"tables", rsdp=b"root", loader=ovmf.loader(*order)))
+    unknown = AcpiTables(tables=b"", rsdp=b"", loader=ovmf.loader(tables, root, "etc/vmgenid_guid"))
     with pytest.raises(ArtefactError, match="etc/vmgenid_guid"):
         acpi_measured.events(unknown)
 

@@ -11,6 +11,10 @@ from uuid import UUID
 import measure_support as images
 import ovmf_support as ovmf
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +37,8 @@ from measurements.variable_store import (
 NOW = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
 KEYS = SecureBootKeys.new(NOW)
 OTHERS = SecureBootKeys.new(NOW)
+OF_DATA = bytes.fromhex("300f06092a864886f70d010701a0020400")
+"""A ContentInfo of type ``data`` (RFC 5652, section 4) where a signature is expected."""
 
 
 def enrolled(keys: SecureBootKeys = KEYS) -> VariableStore:
@@ -139,12 +145,39 @@ def test_an_unsigned_image_may_be_listed_by_its_digest() -> None:
         secure_boot.authority(store, images.uki({".osrel": b"ID=other\n"}))
 
 
+def test_an_image_that_is_revoked_is_not_predicted() -> None:
+    """By its digest or by its signer's certificate; an entry about something else changes nothing."""
+    image = KEYS.sign(images.uki())
+    listed = (IMAGE_SECURITY, "db", ovmf.signature_list(X509, KEYS.certificate))
+    for other in (ovmf.signature_list(SHA256, bytes(32)), ovmf.signature_list(X509, OTHERS.certificate)):
+        secure_boot.authority(parse_store(ovmf.store(listed, (IMAGE_SECURITY, "dbx", other))), image)
+    revoked = ovmf.signature_list(SHA256, authenticode.digest(image)), ovmf.signature_list(X509, KEYS.certificate)
+    for entry in revoked:
+        with pytest.raises(ArtefactError, match="an entry of dbx revokes"):
+            secure_boot.authority(parse_store(ovmf.store(listed, (IMAGE_SECURITY, "dbx", entry))), image)
+
+
+def test_a_certificate_with_an_unknown_kind_of_key_vouches_for_nothing() -> None:
+    """It is passed over as one that cannot be read is; the next entry counts."""
+    plain = b"\x06\x03\x2b\x65\x70"  # id-Ed25519, RFC 8410
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "unknown")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1).public_key(key.public_key())
+    made = made.not_valid_before(NOW).not_valid_after(NOW + dt.timedelta(days=1))
+    odd = made.sign(key, None).public_bytes(Encoding.DER).replace(plain, plain[:-1] + b"\x01")
+    listed = ovmf.signature_list(X509, odd) + ovmf.signature_list(X509, KEYS.certificate)
+    image = KEYS.sign(images.uki())
+    event = secure_boot.authority(parse_store(ovmf.store((IMAGE_SECURITY, "db", listed))), image)
+    assert event.digest == digest(IMAGE_SECURITY, "db", b"o" * 16 + KEYS.certificate)
+
+
 @pytest.mark.parametrize(
     ("certificate", "message"),
     [
         (struct.pack("<IHH", 16, 0x200, 0x0EF1) + bytes(8), "of kind 0xef1"),
         (struct.pack("<IHH", 17, 0x200, 2) + bytes(8), "17 bytes in a table of 16"),
         (struct.pack("<IHH", 16, 0x200, 2) + bytes(8), "signature cannot be read"),
+        (struct.pack("<IHH", 25, 0x200, 2) + OF_DATA, "signature cannot be read"),
     ],
 )
 def test_signatures_that_are_none_are_refused(certificate: bytes, message: str) -> None:
