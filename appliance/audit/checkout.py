@@ -30,7 +30,9 @@ MAX_NAMED = 20
 """Changed files that are named one by one."""
 
 _ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://|[^/\s:]+@[^/\s:]+:).+", re.IGNORECASE)
-_PLAIN = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
+_PLAIN = {
+    "GIT_ATTR_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0",
+}  # fmt: skip
 """What is checked out depends on the commit alone: no setting of this machine changes a line end."""
 
 
@@ -75,8 +77,9 @@ def check_out(source: str, commit: str, work: Path, programs: Programs) -> Sourc
     reaching = {"GIT_TERMINAL_PROMPT": "0"} if is_address(source) else own
     git = ["git", "-C", str(checkout)]
     programs.run(
-        ["git", "clone", "--quiet", "--no-local", "--no-checkout", "--", address, str(checkout)], environment=reaching
-    )
+        ["git", "clone", "--quiet", "--no-local", "--no-checkout", "--template=", "--", address, str(checkout)],
+        environment=reaching,
+    )  # no template: one of this machine's may bring attributes
     if not _has(programs, checkout, commit, own):
         try:
             programs.run([*git, "fetch", "--quiet", "origin", commit], environment=reaching)
@@ -183,11 +186,13 @@ def _settings(work: Path, *repositories: Path) -> dict[str, str]:
     """Settings of our own: git refuses repositories of other users, which an auditor's often are.
 
     ``safe.directory`` counts only in a file; with the environment's form the program at the other end of a local
-    transport does not see it.
+    transport does not see it. A user's attributes are read whatever the other settings are, unless another file is
+    named for them.
     """
     file = work / "git.config"
     places = [place for repository in repositories for place in (repository, repository / ".git")]
-    file.write_text("[safe]\n" + "".join(f"\tdirectory = {_quoted(str(place))}\n" for place in places))
+    safe = "".join(f"\tdirectory = {_quoted(str(place))}\n" for place in places)
+    file.write_text(f"[core]\n\tattributesFile = {os.devnull}\n\texcludesFile = {os.devnull}\n[safe]\n{safe}")
     return {"GIT_CONFIG_GLOBAL": str(file)}
 
 

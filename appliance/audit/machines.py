@@ -8,6 +8,7 @@ verify`` answers, and the report says so.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 NAME = "machines"
 TITLE = "The machines"
+COLLECTED = "evidence.cbor"
 PICTURES = "pictures"
 """The fact that holds each differing machine's registers as a picture (SVG, made here from escaped text)."""
 NOTICE = "what stands here is what the bundles say; that genuine hardware says it is judged by: chrysalis attest verify"
@@ -89,7 +91,7 @@ def compare_machines(
         if differing:
             why = _Why.of(entry, shown, files)
             findings += _findings(machine.name, entry, shown, differing, why)
-            notes += _search(machine.name, entry)
+            notes += _search(machine, entry)
             pictures += [why.picture] if why.picture else []
         else:
             notes.append(f"{machine.name} measured what the manifest says of set {name}")
@@ -191,10 +193,14 @@ def _findings(
         yield Finding(f"{machine}: {register}", text, why.words.get(register, why.otherwise))
 
 
-def _search(machine: str, entry: Registers) -> list[str]:
-    """What to do when the log does not say enough."""
+def _search(machine: MachineEvidence, entry: Registers) -> list[str]:
+    """What to do when the log does not say enough.
+
+    ``measure explain`` takes a bundle's file, and of a machine that was asked there is none yet.
+    """
     if entry.shape == ANY:
         return []
-    return [
-        f"which single change gives these values: chrysalis measure explain {machine} --shape {entry.shape} --image …"
-    ]
+    name = shlex.quote(machine.name)
+    file, before = (COLLECTED, f"chrysalis attest collect {name} -o {COLLECTED} && ") if machine.nonce else (name, "")
+    search = f"chrysalis measure explain {file} --shape {shlex.quote(entry.shape)} --image …"
+    return [f"which single change gives these values: {before}{search}"]

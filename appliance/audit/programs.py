@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 _UNTIL_WE_END = ("setpriv", "--pdeathsig", "TERM", "--")
 _OF_A_REPOSITORY = frozenset({
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS", "GIT_DIR",
-    "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_WORK_TREE",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_ATTR_SOURCE", "GIT_COMMON_DIR", "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_WORK_TREE",
 })  # fmt: skip
-"""Variables that a hook or an alias leaves, and that would make git look at another repository than the named one."""
+"""Variables that a hook or an alias leaves, and that would make git look at another repository than the named one, or
+at attributes of another commit."""
 _TAIL = 25
 _MAX_SAID = 8 << 20
 """Bytes of a program's standard output that are read."""

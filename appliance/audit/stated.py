@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 
 from appliance.audit.errors import AuditError, UncheckedError
 from appliance.audit.outcome import Finding, Step
-from measurements.errors import ChrysalisError
-from measurements.manifest import MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest, ManifestDateError, parse_manifest
+from appliance.image.published import REFERENCE
+from measurements.manifest import (
+    MAX_MANIFEST_BYTES,
+    SIGNATURE_NAME,
+    Manifest,
+    ManifestDateError,
+    ManifestError,
+    parse_manifest,
+)
 from measurements.signature import MAX_SIGNATURE_BYTES, ManifestSignatureError, verify_manifest
 
 if TYPE_CHECKING:
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
 
 NAME = "manifest"
 TITLE = "The manifest"
+_A_MANIFEST = f"name the manifest.json of a release, as under {REFERENCE}/<profile>/<release>/"
+_A_SIGNATURE = f"name the release's {SIGNATURE_NAME} with --signature; it lies beside the manifest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +71,22 @@ def read_stated(request: AuditRequest) -> Stated:
     """Read the manifest.
 
     Raises:
-        AuditError: The file cannot be read.
-        ManifestError: It is no manifest.
+        AuditError: The file or its signatures cannot be read, or it is no manifest.
     """
-    data = read_bounded(request.manifest, MAX_MANIFEST_BYTES)
+    data = read_bounded(request.manifest, MAX_MANIFEST_BYTES, hint=_A_MANIFEST)
     digest = hashlib.sha256(data).hexdigest()
     findings: list[Finding] = []
     signers: tuple[bytes, ...] = ()
     if request.keys:
         path = request.signature or request.manifest.with_name(SIGNATURE_NAME)
-        signed = read_bounded(path, MAX_SIGNATURE_BYTES)
+        signed = read_bounded(path, MAX_SIGNATURE_BYTES, hint=_A_SIGNATURE)
         try:
-            manifest, signers = verify_manifest(data, signed, request.keys)
+            _, signers = verify_manifest(data, signed, request.keys)
         except ManifestSignatureError as error:
-            manifest = parse_manifest(data)
             findings.append(Finding(request.manifest.name, error.message, error.hint))
-    else:
-        manifest = parse_manifest(data)
+        except ManifestError:
+            pass  # signed, and still no manifest: refused in the next line, with the file's name
+    manifest = _parse(request.manifest, data)
     notes = [] if request.keys else ["nobody's signature was asked for: name the release key with --key"]
     if manifest.debug:
         notes.append("a debug build: it has a console for whoever holds the host, and every release policy refuses it")
@@ -111,8 +119,13 @@ def read_stated(request: AuditRequest) -> Stated:
     )
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
+def read_bounded(path: Path, limit: int, *, hint: str) -> bytes:
     """A file of at most so many bytes.
+
+    Args:
+        path: The file.
+        limit: The bytes.
+        hint: What is to be named there, for whoever named something else.
 
     Raises:
         AuditError: It cannot be read, or is longer.
@@ -121,9 +134,9 @@ def read_bounded(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise AuditError(f"{path}: {error.strerror}") from None
+        raise AuditError(f"{path}: {error.strerror or type(error).__name__}", hint=hint) from None
     if len(data) > limit:
-        raise AuditError(f"{path}: more than {limit} bytes")
+        raise AuditError(f"{path}: more than the {limit} bytes that are read", hint=hint)
     return data
 
 
@@ -133,10 +146,15 @@ def read_known(path: Path) -> Manifest:
     Raises:
         AuditError: It cannot be read or is none.
     """
+    return _parse(path, read_bounded(path, MAX_MANIFEST_BYTES, hint=_A_MANIFEST))
+
+
+def _parse(path: Path, data: bytes) -> Manifest:
+    """A manifest, its file named where it is none: several are named to one audit."""
     try:
-        return parse_manifest(read_bounded(path, MAX_MANIFEST_BYTES))
-    except ChrysalisError as error:
-        raise AuditError(f"{path}: {error.message}", hint=error.hint) from None
+        return parse_manifest(data)
+    except ManifestError as error:
+        raise AuditError(f"{path}: {error.message}", hint=error.hint or _A_MANIFEST) from None
 
 
 def _summary(manifest: Manifest, signers: str) -> str:

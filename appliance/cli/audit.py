@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from appliance.audit import report_html, report_markdown
+from appliance.audit.errors import AuditError
 from appliance.audit.plan import run_audit
 from appliance.audit.report import to_value, write_report
 from appliance.audit.request import AuditRequest, MachineEvidence, RegistryFacts
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
     from appliance.audit.plan import Audit
     from measurements.manifest import Manifest
 
-NOT_CHECKED = 2
 MAX_FINDINGS = 4
 """Findings of a step that are said on the terminal; the report has all."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_A_BUNDLE = "name evidence of a machine: chrysalis attest collect HOST:PORT -o evidence.cbor"
 _MARKS: Final = {"same": "ok", "differs": "DIFF", "unchecked": "?"}
 
 
@@ -126,12 +127,8 @@ def audit(
             fallback=snapshot(snapshot_archive) if snapshot_archive else None,
         )
         raise typer.Exit(_run(request, work, report, output).verdict.exit_status)
-    except ChrysalisError as error:  # status 1 says that something differs, and nothing else says that
-        output.failure(error.message, error.hint)
-        raise typer.Exit(NOT_CHECKED) from None
-    except OSError as error:
-        output.failure(f"{error.filename or 'a file'}: {error.strerror}", "the audit can go on when that is mended")
-        raise typer.Exit(NOT_CHECKED) from None
+    except (OSError, EOFError) as error:  # errors that the command line's library ends with status 1 itself
+        raise AuditError(_reason(error), hint="the audit can go on when that is mended") from None
 
 
 def _run(request: AuditRequest, work: Path | None, report: Path | None, output: Output) -> Audit:
@@ -151,6 +148,14 @@ def _run(request: AuditRequest, work: Path | None, report: Path | None, output: 
         "report": {name: str(path) for name, path in files.items()},
     })  # fmt: skip
     return done
+
+
+def _reason(error: OSError | EOFError) -> str:
+    """What the system refused, with the file where one was named: of a socket or a process there is none."""
+    if not isinstance(error, OSError):
+        return f"something ended early: {type(error).__name__}"
+    words = error.strerror or type(error).__name__
+    return words if error.filename is None else f"{error.filename}: {words}"
 
 
 def _say(done: Audit, output: Output) -> None:
@@ -202,7 +207,7 @@ def _configurations(named: list[str] | None) -> tuple[Configuration, ...]:
 
 
 def _bundle(path: Path) -> MachineEvidence:
-    return MachineEvidence(path.name, read_bounded(path, MAX_BUNDLE))
+    return MachineEvidence(path.name, read_bounded(path, MAX_BUNDLE, hint=_A_BUNDLE))
 
 
 def _asked(target: str) -> MachineEvidence:

@@ -31,6 +31,14 @@ from appliance.image.source import SOURCE
 from appliance.keys import new_key, read_key
 from measurements.manifest import SIGNATURE_NAME, SIGSTORE_NAME, ManifestDateError, date
 
+IdentityOption = Annotated[
+    str | None, typer.Option(help="Who has to have signed by sigstore: an e-mail address or a workflow's.")
+]
+IssuerOption = Annotated[str | None, typer.Option(help="Who vouches for that identity, https://…")]
+TrustedRootOption = Annotated[
+    Path | None, typer.Option(help="sigstore's trusted_root.json; the library's own by default.", dir_okay=False)
+]
+
 
 def keygen_command(
     file: Annotated[Path, typer.Argument(help="The key file to make (mode 0600).")],
@@ -79,13 +87,9 @@ def verify_command(
     directory: Annotated[Path, typer.Argument(help="Directory of an image.")],
     key: KeyOption = None,
     unsigned: UnsignedOption = False,
-    identity: Annotated[
-        str | None, typer.Option(help="Who has to have signed by sigstore: an e-mail address or a workflow's.")
-    ] = None,
-    issuer: Annotated[str | None, typer.Option(help="Who vouches for that identity, https://…")] = None,
-    trusted_root: Annotated[
-        Path | None, typer.Option(help="sigstore's trusted_root.json; the library's own by default.", dir_okay=False)
-    ] = None,
+    identity: IdentityOption = None,
+    issuer: IssuerOption = None,
+    trusted_root: TrustedRootOption = None,
     development: DevelopmentOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,15 +113,25 @@ def publish_command(
     image: ImageOption = None,
     profile: ProfileOption = "engine-cpu",
     key: KeyOption = None,
+    identity: IdentityOption = None,
+    issuer: IssuerOption = None,
+    trusted_root: TrustedRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a signed manifest into this checkout's measurements/reference, to be committed."""
+    """Put a signed manifest into this checkout's measurements/reference, to be committed.
+
+    A sigstore signature goes with it where --identity and --issuer say whose it has to be.
+    """
     output = Output(as_json=as_json)
     keys = read_keys(key) if key else release_keys(SOURCE)
-    release = open_release(release_directory(image, profile), keys)
+    person = _person(identity, issuer, trusted_root)
+    release = open_release(release_directory(image, profile), keys, person=person)
     place = publish(release, SOURCE)
     output.say(f"{release_name(release)} is in {place}: review and commit it")
-    output.result({"ok": True, **release_facts(release), "published": str(place)})
+    left_out = [SIGSTORE_NAME] if release.person is None and (release.directory / SIGSTORE_NAME).exists() else []
+    for name in left_out:
+        output.say(f"left out: {name}, which nobody judged; --identity and --issuer say whose signature it has to be")
+    output.result({"ok": True, **release_facts(release), "published": str(place), "left_out": left_out})
 
 
 def _person(identity: str | None, issuer: str | None, trusted_root: Path | None) -> Person | None:

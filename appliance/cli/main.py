@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,13 +23,17 @@ from measurements.errors import ChrysalisError
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A command or a group of them: where it is, and the extra whose packages it needs."""
+    """A command or a group of them: where it is, and the extra whose packages it needs.
+
+    ``failed`` is the exit status of an error: another than 1 where that is one of the command's answers.
+    """
 
     name: str
     module: str
     attribute: str
     extra: str
     about: str
+    failed: int = 1
 
 
 GROUPS = (
@@ -46,7 +51,7 @@ GROUPS = (
     Group("model", "model", "app", "", "Model volumes."),
     Group("image", "image", "app", "", "The image as files."),
     Group("measure", "measure", "app", "", "Measurements: predict, read logs, explain differences."),
-    Group("audit", "audit", "audit", "client", "Check a release: rebuild it and compare."),
+    Group("audit", "audit", "audit", "client", "Check a release: rebuild it and compare.", failed=2),
     Group("vm", "vm", "app", "", "The image as a virtual machine."),
     Group("lab", "lab", "app", "lab", "A private chain on this machine."),
 )
@@ -104,19 +109,22 @@ def _absent(group: Group, package: str) -> Callable[[], NoReturn]:
 
 
 def run() -> None:
-    """Run the command line; exits 0, 1 for a stated error, 2 for wrong usage, 130 when interrupted."""
+    """Run the command line; exits 0, the group's ``failed`` for an error, 2 for wrong usage, 130 when interrupted."""
     logs.configure("warning")  # to standard error, whatever a command does: standard output is for its result
     output = Output(as_json="--json" in sys.argv)
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    failed = next((group.failed for group in GROUPS if group.name == asked), 1)
     try:
-        app = build(next((word for word in sys.argv[1:] if not word.startswith("-")), None))
-        app(prog_name="chrysalis")  # ends with SystemExit
+        build(asked)(prog_name="chrysalis")  # ends with SystemExit
     except ChrysalisError as error:
         output.failure(error.message, error.hint)
-        sys.exit(1)
-    except Exception as error:
-        if os.environ.get("CHRYSALIS_TRACE"):
-            raise
+        sys.exit(failed)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the status is the command's
+        traced = bool(os.environ.get("CHRYSALIS_TRACE"))
+        if traced:  # printed, not raised again: the interpreter's own status is 1
+            traceback.print_exc()
         output.failure(
-            f"internal error: {type(error).__name__}: {error}", "repeat with CHRYSALIS_TRACE=1 and report it"
+            f"internal error: {type(error).__name__}: {error}",
+            "report it with the lines above" if traced else "repeat with CHRYSALIS_TRACE=1 and report it",
         )
-        sys.exit(1)
+        sys.exit(failed)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from appliance.image.release import ReleaseError, open_release, read_keys
 from measurements.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, SIGSTORE_NAME, parse_manifest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from appliance.image.release import Release
     from measurements.manifest import Manifest
 
@@ -66,7 +66,9 @@ def published(source: Path, profile: str) -> tuple[Published, ...]:
 
 
 def publish(release: Release, source: Path) -> Path:
-    """Put a signed release's manifest and signatures into a checkout.
+    """Put a signed release's manifest and signatures into a checkout, all of it or nothing.
+
+    A person's signature goes with it only where it was judged when the release was opened.
 
     Args:
         release: The release, opened by the keys that sign releases.
@@ -76,8 +78,9 @@ def publish(release: Release, source: Path) -> Path:
         The directory; what is in it is to be committed.
 
     Raises:
-        ManifestError: Its number is not above those that were published, or nobody's signature was asked for.
-        ReleaseError: Its place is taken.
+        ManifestError: It is no release, its number is not above those that were published, or its files were altered
+            since it was opened.
+        ReleaseError: Nobody's signature was asked for, its place is taken, or it cannot be written.
     """
     manifest = release.manifest
     if not release.signers:
@@ -91,11 +94,21 @@ def publish(release: Release, source: Path) -> Path:
     place = source / REFERENCE / manifest.profile / str(manifest.release)
     if place.exists():
         raise ReleaseError(f"{place} is there already", hint="a number belongs to one release for ever")
-    place.mkdir(parents=True)
-    for name in (MANIFEST_NAME, SIGNATURE_NAME, SIGSTORE_NAME):
-        if (release.directory / name).is_file():
-            shutil.copyfile(release.directory / name, place / name)
-    open_release(place, release.signers)
+    names = (MANIFEST_NAME, SIGNATURE_NAME, *([SIGSTORE_NAME] if release.person else []))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".", ignore_cleanup_errors=True) as beside:
+            new = Path(beside) / place.name  # with the usual mode, which the directory around it has not
+            new.mkdir()
+            for name in names:
+                shutil.copyfile(release.directory / name, new / name)
+            open_release(new, release.signers)
+            new.rename(place)
+    except OSError as error:
+        raise ReleaseError(
+            f"{error.filename or place}: {error.strerror or type(error).__name__}",
+            hint=f"nothing was published; {place} has to be writable, and the release's files readable",
+        ) from None
     return place
 
 

@@ -131,6 +131,32 @@ def test_a_machine_that_is_none_of_the_library_is_as_released_and_that_is_said(
     assert [finding.subject for finding in asked.findings] == ["guest.bundle: pcr0"]
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "words"),
+    [
+        ("guest.bundle", False, "measure explain guest.bundle --shape tpm-2c-4g-disk --image …"),
+        ("a guest's.bundle", False, "measure explain 'a guest'\"'\"'s.bundle' --shape"),
+        (
+            "host.example:9443",
+            True,
+            "attest collect host.example:9443 -o evidence.cbor && chrysalis measure explain evidence.cbor --shape",
+        ),
+        ("host:1; true", True, "attest collect 'host:1; true' -o evidence.cbor && "),
+    ],
+)
+def test_the_search_that_is_proposed_can_be_run(
+    release: Release, reported: Mapping[str, bytes], name: str, asked: bool, words: str
+) -> None:
+    """Of a machine that was asked there is no file to search in: its evidence is collected first."""
+    shown = parse_bundle(BUNDLE)
+    machine = MachineEvidence(name, BUNDLE, nonce=shown.nonce if asked else b"")
+    wrong = stating(release, ("disk", "tpm-2c-4g-disk", decided(reported, pcr4=bytes(32))))
+    (note,) = (note for note in compare_machines(wrong, [machine], None).notes if "single change" in note)
+    assert note.startswith(f"which single change gives these values: chrysalis {words}")
+    right = stating(release, ("disk", "tpm-2c-4g-disk", decided(reported)))
+    assert not any("single change" in note for note in compare_machines(right, [machine], None).notes), "control"
+
+
 def test_a_bundle_that_was_altered_is_not_believed() -> None:
     plain: Any = cbor.decode(BUNDLE, max_length=len(BUNDLE))
     plain["made"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from appliance.audit.programs import Programs, shell_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("audit_home")
 STRANGER = 12345
@@ -66,6 +66,39 @@ def test_nothing_but_the_commit_decides(
 ) -> None:
     change(source)
     assert audited(release, tmp_path / "audit it", source=source).verdict.line == "reproduced"
+
+
+def attributes_of_the_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    return home / ".config" / "git" / "attributes"
+
+
+def attributes_of_a_template(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GIT_TEMPLATE_DIR", str(home / "template"))
+    return home / "template" / "info" / "attributes"
+
+
+@pytest.mark.parametrize("place", [attributes_of_the_user, attributes_of_a_template])
+def test_the_auditor_s_own_attributes_change_no_line(
+    release: Release,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Callable[[Path, pytest.MonkeyPatch], Path],
+) -> None:
+    file = place(tmp_path / "auditor", monkeypatch)
+    file.parent.mkdir(parents=True)
+    file.write_text("* text eol=crlf\n")
+    git(tmp_path, "clone", "--quiet", str(source), str(tmp_path / "plain"))
+    assert b"\r\n" in (tmp_path / "plain" / WORKER).read_bytes(), "control: a clone of the auditor's is altered"
+    done = audited(release, tmp_path / "audit it", source=source)
+    assert done.verdict.line == "reproduced"
+    step = done.step("source")
+    assert (Path(str(step.facts["directory"])) / WORKER).read_bytes() == (source / WORKER).read_bytes()
+    (line,) = (command for command in step.commands if " checkout " in command)
+    assert "GIT_ATTR_NOSYSTEM=1" in line  # those of the whole machine lie where no test may write
+    assert audited(release, tmp_path / "audit it", source=source).step("source").kept
 
 
 @pytest.mark.parametrize("as_it_is", [False, True])

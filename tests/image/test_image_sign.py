@@ -124,13 +124,28 @@ def test_publishing_takes_the_checkout_s_keys_or_those_that_are_named(
     (keys / "release.pub").write_bytes((tmp_path / "release.key.pub").read_bytes())
     place = Path(answer(chrysalis("publish", "--image", signed, "--json"))["published"])
     assert place == checkout / "measurements/reference/engine-cpu/7"
-    assert sorted(path.name for path in place.iterdir()) == [
-        "manifest.json",
-        "manifest.json.sig",
-        "manifest.json.sigstore.json",
-    ]
+    assert sorted(path.name for path in place.iterdir()) == ["manifest.json", "manifest.json.sig"]
     again = chrysalis("publish", "--image", signed, "--key", tmp_path / "release.key.pub")
     assert "numbers only rise" in str(again.exception)
+
+
+def test_a_person_s_signature_is_published_where_it_was_judged(
+    signed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = ("publish", "--image", signed, "--key", tmp_path / "release.key.pub")
+    person = ("--issuer", ISSUER, "--trusted-root", tmp_path / "root.json", "--identity")
+    monkeypatch.setattr(command, "SOURCE", tmp_path / "other")
+    assert "SANs do not match" in str(chrysalis(*publish, *person, "other@example.org").exception)
+    assert not (tmp_path / "other").exists()
+    made = answer(chrysalis(*publish, "--json"))
+    assert made["left_out"] == ["manifest.json.sigstore.json"]
+    assert not (Path(made["published"]) / "manifest.json.sigstore.json").exists()
+    monkeypatch.setattr(command, "SOURCE", tmp_path / "in words")
+    assert "left out: manifest.json.sigstore.json, which nobody judged" in chrysalis(*publish).output
+    monkeypatch.setattr(command, "SOURCE", tmp_path / "judged")
+    made = answer(chrysalis(*publish, *person, IDENTITY, "--json"))
+    assert made["left_out"] == []
+    assert (Path(made["published"]) / "manifest.json.sigstore.json").is_file()
 
 
 def test_whether_it_counts_now_is_said(tmp_path: Path) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance.image.published import KEYS, REFERENCE, publish, published, release_keys
 from appliance.image.release import ReleaseError, open_release, sign
+from appliance.image.sigstore_bundle import Signer
 from measurements.manifest import ManifestError
-from measurements.signature import ManifestSignatureError
+from measurements.signature import ManifestSignatureError, sign_manifest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "host"))
 
 import disks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SOURCE = Path(__file__).resolve().parents[2]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -77,6 +83,57 @@ def test_nothing_unsigned_is_published(tmp_path: Path) -> None:
     with pytest.raises(ManifestSignatureError):
         open_release(directory, release_keys(tmp_path / "checkout"))
     publish(open_release(directory, [PUBLIC]), tmp_path / "checkout")  # control
+
+
+def without_signature(release: Path, _checkout: Path) -> None:
+    (release / "manifest.json.sig").unlink()
+
+
+def with_another_signature(release: Path, _checkout: Path) -> None:
+    other = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    (release / "manifest.json.sig").write_bytes(sign_manifest((release / "manifest.json").read_bytes(), other))
+
+
+def with_a_file_in_the_way(_release: Path, checkout: Path) -> None:
+    (checkout / REFERENCE / "engine-cpu").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind", "said"),
+    [
+        (without_signature, ReleaseError, "manifest.json.sig: No such file or directory .nothing was published"),
+        (with_another_signature, ManifestSignatureError, "trusted keys"),
+        (with_a_file_in_the_way, ReleaseError, "engine-cpu: File exists .nothing was published"),
+    ],
+)
+def test_no_half_of_a_release_is_left(
+    tmp_path: Path, harm: Callable[[Path, Path], None], kind: type[Exception], said: str
+) -> None:
+    checkout, directory = tmp_path / "checkout", signed(tmp_path / "release")
+    (checkout / REFERENCE).mkdir(parents=True)
+    release = open_release(directory, [PUBLIC])
+    harm(directory, checkout)
+    with pytest.raises(kind, match=said):
+        publish(release, checkout)
+    profile = checkout / REFERENCE / "engine-cpu"
+    assert not profile.is_dir() or list(profile.iterdir()) == []
+    if profile.is_file():
+        profile.unlink()
+    sign(directory, KEY, silent)
+    place = publish(open_release(directory, [PUBLIC]), checkout)  # control: its place was not taken
+    assert list(profile.iterdir()) == [place]
+    assert place.stat().st_mode == profile.stat().st_mode
+
+
+def test_a_person_s_signature_that_nobody_judged_stays_behind(tmp_path: Path) -> None:
+    directory = signed(tmp_path / "release")
+    (directory / "manifest.json.sigstore.json").write_text("anything")
+    release = open_release(directory, [PUBLIC])
+    place = publish(release, tmp_path / "checkout")
+    assert sorted(path.name for path in place.iterdir()) == ["manifest.json", "manifest.json.sig"]
+    judged = replace(release, person=Signer("a@example.org", "https://issuer.example"))
+    place = publish(judged, tmp_path / "other checkout")  # control
+    assert (place / "manifest.json.sigstore.json").read_text() == "anything"
 
 
 def test_a_manifest_in_another_s_place_is_told(tmp_path: Path) -> None:
