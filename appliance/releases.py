@@ -80,11 +80,15 @@ async def release_rules(
 
 
 def news(shelf: ReleaseShelf, now: float) -> dict[str, str]:
-    """How each release stands, in words that change only when that does."""
+    """How each release stands, in words that change only when that does.
+
+    A number that was issued again with other dates stands as the one of its manifests that is taken, or ends last.
+    """
+    standings = sorted(shelf.standings, key=lambda item: (not item.refusal(now), item.until))
     return {
         item.release.name: item.refusal(now)
         or f"taken until {date(item.until)}{', which is soon' if item.until - now < SOON_S else ''}"
-        for item in shelf.standings
+        for item in standings  # of equal names the last one stays
     }
 
 

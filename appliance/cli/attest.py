@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from appliance.cli.collecting import collect as collect_evidence
-from appliance.cli.judging import read_file
+from appliance.cli.judging import read_evidence
 from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.cli.verify import verify
@@ -70,7 +70,7 @@ def collect(
 def show(file: BundleArgument, as_json: JsonOption = False) -> None:
     """Show what is in a bundle; nothing is verified."""
     output = Output(as_json=as_json)
-    found = contents(read_file(file))
+    found = contents(read_evidence(file))
     for line in lines(found):
         output.say(line)
     output.result({"ok": True, "verified": False, **found})
@@ -91,7 +91,7 @@ def anchor(
     from appliance.keys import read_key  # noqa: PLC0415 - as above
 
     output = Output(as_json=as_json)
-    data = read_file(file)
+    data = read_evidence(file)
     parse_bundle(data)
     digest = bundle_digest(data)
     address = owner_wallet_state(read_key(key).public_key().public_bytes_raw()).address()

@@ -7,12 +7,13 @@ inputs may have moved what differs, and only changes of those are tried; without
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance.cli import measuring
 from appliance.cli.judging import read_file
 from appliance.cli.measuring import Tables
 from appliance.errors import ConfigError
+from attestation.reported import reported
 from measurements.candidates import Others, of_manifest, single_changes, until_explained
 from measurements.explain import explain
 from measurements.explain_text import summary
@@ -30,6 +31,58 @@ if TYPE_CHECKING:
     from measurements.explanation import Candidate, Explanation
     from measurements.prediction import Input, Prediction
     from measurements.shape import Shape
+
+MANIFEST_HINT: Final = "--try-manifest names a release's manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a machine was to be; read apart from its evidence, so that a wrong option is known before that is judged.
+
+    Attributes:
+        artefacts: What it was to boot.
+        shape: What it was to be.
+    """
+
+    artefacts: Artefacts
+    shape: Shape
+
+    @classmethod
+    def of(cls, given: Given, shape: str) -> Expected:
+        """Read what was named.
+
+        Args:
+            given: What the machine was to boot.
+            shape: A shape of the library, or a file.
+
+        Raises:
+            ConfigError: A file cannot be read, or options do not belong together.
+            MeasurementError: A shape or capture is none.
+        """
+        machine = measuring.shape_of(shape)
+        return cls(measuring.artefacts_of(given, machine), machine)
+
+    def explain(self, evidence: bytes, output: Output) -> Explanation:
+        """Why evidence reports something else, if it does.
+
+        Args:
+            evidence: A bundle, or bare evidence.
+            output: Told what is going on.
+
+        Raises:
+            EvidenceError: The evidence is none.
+            MeasurementError: Nothing can be predicted, or nothing compared.
+        """
+        shown = reported(evidence)
+        search = Search(
+            artefacts=self.artefacts,
+            shape=self.shape,
+            values=shown.values,
+            log=shown.log,
+            others=Others(shapes=measuring.library()),
+            tables=Tables.of_library(),
+        )
+        return search.run(output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +146,10 @@ class Search:
         if firmware is not None and not firmware.is_dir():
             raise ConfigError("--capture without a release's directory", hint="QEMU needs its firmware: --image DIR")
         values, events = measuring.evidence_of(bundle, registers, log)
-        machine = measuring.shape_of(shape)
+        expected = Expected.of(given, shape)
         return cls(
-            artefacts=measuring.artefacts_of(given, machine),
-            shape=machine,
+            artefacts=expected.artefacts,
+            shape=expected.shape,
             values=values,
             log=events,
             others=replace(others or Others(), shapes=measuring.library()),
@@ -128,5 +181,5 @@ class Search:
         changes = single_changes(self.artefacts, self.shape, others=self.others, acpi=self.tables.find, only=only)
         yield from changes if self.every else until_explained(changes, compared)
         for path in self.manifests:
-            manifest = parse_manifest(read_file(path, limit=MAX_MANIFEST_BYTES))
+            manifest = parse_manifest(read_file(path, limit=MAX_MANIFEST_BYTES, hint=MANIFEST_HINT))
             yield from of_manifest(manifest, self.shape.boot, compared)

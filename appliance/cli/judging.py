@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES: Final = 4 << 20
 MAX_IMAGE_BYTES: Final = 1 << 30
+EVIDENCE_HINT: Final = "name host:port, a certificate or a bundle"
 ONLINE: Final = "online"
 """The word of ``--collateral`` that asks the makers' own services, and keeps what they say."""
 
@@ -132,7 +133,23 @@ class Evidence:
     public_key: bytes | None = None
 
 
-async def judge(wanted: Wanted) -> tuple[Verdict, Facts]:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of a target.
+
+    Attributes:
+        verdict: The verdict.
+        facts: Of its report.
+        data: The bytes that were judged, so that whatever else is said of them is said of these; ``None`` where a
+            certificate was judged in a handshake.
+    """
+
+    verdict: Verdict
+    facts: Facts
+    data: bytes | None = field(repr=False)
+
+
+async def judge(wanted: Wanted) -> Judged:
     """Find the evidence and judge it.
 
     Raises:
@@ -150,12 +167,13 @@ async def judge(wanted: Wanted) -> tuple[Verdict, Facts]:
                 f"{wanted.target} shows a certificate alone: --at, --anchor and --nonce are for bundles",
                 hint="ask its attested port, or name a bundle's file",
             )
-        return await _handshake(wanted.target, verifier), Facts(source=wanted.target)
+        return Judged(await _handshake(wanted.target, verifier), Facts(source=wanted.target), None)
     try:
         bundle = parse_bundle(evidence.data)
     except EvidenceError:
         if _is_certificate(evidence.data):
-            return await verifier.verify_certificate(_der(evidence.data), role="server"), Facts(source=wanted.target)
+            verdict = await verifier.verify_certificate(_der(evidence.data), role="server")
+            return Judged(verdict, Facts(source=wanted.target), evidence.data)
         made_at = None
     else:
         made_at = float(bundle.made_at)
@@ -169,11 +187,24 @@ async def judge(wanted: Wanted) -> tuple[Verdict, Facts]:
     if wanted.anchor is not None and anchored is None:
         verdict = _refusing(verdict, wanted.anchor)
     digest = bundle_digest(evidence.data)
-    return verdict, Facts(source=wanted.target, digest=digest, nonce_ours=evidence.nonce is not None)
+    facts = Facts(source=wanted.target, digest=digest, nonce_ours=evidence.nonce is not None)
+    return Judged(verdict, facts, evidence.data)
 
 
-def read_file(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
+def read_file(
+    path: Path,
+    *,
+    limit: int = MAX_FILE_BYTES,
+    hint: str = "name a file that can be read, of the kind that is expected here",
+    too_long: str | None = None,
+) -> bytes:
     """A file's bytes.
+
+    Args:
+        path: The file.
+        limit: How many bytes it may have.
+        hint: What is to be named instead.
+        too_long: What is to be said of one that has more; as ``hint`` by default.
 
     Raises:
         ConfigError: It cannot be read, or is too long.
@@ -182,10 +213,19 @@ def read_file(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
         with path.open("rb") as handle:
             data = handle.read(limit + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", hint="name host:port, a certificate or a bundle") from None
+        raise ConfigError(f"{path}: {error.strerror}", hint=hint) from None
     if len(data) > limit:
-        raise ConfigError(f"{path} is over {limit} bytes", hint="this is no evidence")
+        raise ConfigError(f"{path} is over {limit} bytes", hint=hint if too_long is None else too_long)
     return data
+
+
+def read_evidence(path: Path) -> bytes:
+    """The bytes of a bundle or a certificate.
+
+    Raises:
+        ConfigError: As :func:`read_file`.
+    """
+    return read_file(path, hint=EVIDENCE_HINT, too_long="this is no evidence")
 
 
 def _find(target: str, nonce: bytes | None) -> Evidence | None:
@@ -198,7 +238,7 @@ def _find(target: str, nonce: bytes | None) -> Evidence | None:
             return _asked(target, nonce)
         except remote.NotTlsError:
             return None
-    return Evidence(read_file(path), nonce)
+    return Evidence(read_evidence(path), nonce)
 
 
 def _asked(target: str, nonce: bytes | None) -> Evidence:
@@ -365,5 +405,5 @@ def _der(data: bytes) -> bytes:
 
 def _reference(path: Path, boot: Boot) -> TpmReference:
     """What a machine measures that boots the image in a file; its configuration is left open."""
-    image = read_file(path, limit=MAX_IMAGE_BYTES)
+    image = read_file(path, limit=MAX_IMAGE_BYTES, hint="--uki names one image's file (UKI)")
     return TpmReference(path.name, tpm.predict(image, boot=boot).registers)

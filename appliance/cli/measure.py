@@ -175,10 +175,10 @@ def explain_command(
         disk=disk, acpi=acpi, configuration=configuration,
     )  # fmt: skip
     others = Others(
-        firmware=_contents(try_firmware),
-        variables=_contents(try_variables),
-        images=_contents(try_image),
-        initrds=_contents(try_initrd),
+        firmware=_contents(try_firmware, "--try-firmware names a firmware's file"),
+        variables=_contents(try_variables, "--try-variables names a file of firmware variables"),
+        images=_contents(try_image, "--try-image names one image's file (UKI)"),
+        initrds=_contents(try_initrd, "--try-initrd names an initrd's file"),
         command_lines=tuple(try_command_line or ()),
         configurations={text: measuring.configuration_digest(text) for text in try_configuration or ()},
         models={text: measuring.model_digest(configuration or "", text) for text in try_model or ()},
@@ -236,5 +236,5 @@ def _logged(log: EventLog, number: int, bank: str, names: dict[int, str]) -> dic
     }
 
 
-def _contents(paths: Sequence[Path] | None) -> dict[str, bytes]:
-    return {path.name: read_file(path, limit=measuring.MAX_ARTEFACT_BYTES) for path in paths or ()}
+def _contents(paths: Sequence[Path] | None, hint: str) -> dict[str, bytes]:
+    return {path.name: read_file(path, limit=measuring.MAX_ARTEFACT_BYTES, hint=hint) for path in paths or ()}

@@ -19,10 +19,10 @@ from attestation.tdx_log import TdxLog
 from measurements import acpi_file, prediction_file, shape_library
 from measurements.artefacts import Artefacts, PlainKernel
 from measurements.errors import EventLogError, MeasurementError
-from measurements.eventlog import MAX_LOG, parse_tcg2
+from measurements.eventlog import parse_tcg2
 from measurements.explain import register_index
 from measurements.register_file import parse_registers
-from measurements.shape import MAX_SHAPE_BYTES, parse_shape
+from measurements.shape import MAX_SHAPE_BYTES, ShapeError, parse_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +44,12 @@ _FIRMWARE: Final = {
     "tpm": {"firmware_code": "OVMF_CODE.fd", "firmware_variables": "OVMF_VARS.fd"},
 }
 """What a machine of each platform measures of a release's directory."""
+_IMAGE_HINT: Final = "name the directory of a built release, as chrysalis image build says it, or one image's file"
+_SHAPE_HINT: Final = "docs/shapes.md shows one"
+_BUNDLE_HINT: Final = "name a bundle's file; chrysalis attest collect makes one"
+_REGISTERS_HINT: Final = "--registers names a file of values, JSON or as tpm2_pcrread prints them"
+_LOG_HINT: Final = "name an event log (binary_bios_measurements, data/CCEL), or a bundle with one"
+_COMPARED_HINT: Final = "name a prediction (predict --json), a bundle, a log or a file of registers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +84,7 @@ def shape_of(text: str) -> Shape:
 
     Raises:
         ConfigError: Neither of them.
-        ShapeError: The file is no shape.
+        ShapeError: The file, which is named, is no shape.
     """
     if text in shape_library.names():
         return shape_library.shape(text)
@@ -86,7 +92,11 @@ def shape_of(text: str) -> Shape:
     if not path.is_file():
         known = ", ".join(shape_library.names())
         raise ConfigError(f"no shape is called {text!r}, and no file is", hint=f"the library has {known}")
-    return parse_shape(read_file(path, limit=MAX_SHAPE_BYTES).decode("utf-8", "replace"))
+    data = read_file(path, limit=MAX_SHAPE_BYTES, hint=f"--shape names a shape's file; {_SHAPE_HINT}")
+    try:
+        return parse_shape(data.decode("utf-8", "replace"))
+    except ShapeError as error:
+        raise ShapeError(f"{path}: {error.message}", hint=error.hint or _SHAPE_HINT) from None
 
 
 def library() -> tuple[Shape, ...]:
@@ -98,36 +108,51 @@ def artefacts_of(given: Given, shape: Shape) -> Artefacts:
     """What a machine of a shape boots.
 
     Raises:
-        ConfigError: A file cannot be read.
+        ConfigError: A file cannot be read, or a directory has none of a release's files.
         MeasurementError: The capture of tables is none.
     """
     found: dict[str, Any] = {}
     apart = "firmware_variables" in _FIRMWARE.get(shape.platform, {})
     if given.image is not None and given.image.is_dir():
-        for name, file in {**_FILES, **_FIRMWARE.get(shape.platform, {})}.items():
-            if (given.image / file).is_file():
-                found[name] = _content(given.image / file, whole=name != "disk")
+        found |= _of_release(given.image, shape)
     elif given.image is not None:
-        found["image"] = _content(given.image)
+        found["image"] = _content(given.image, _IMAGE_HINT)
     if given.kernel is not None:
-        initrd = None if given.initrd is None else _content(given.initrd)
-        kernel = PlainKernel(kernel=_content(given.kernel), initrd=initrd, command_line=given.command_line or "")
+        initrd = None if given.initrd is None else _content(given.initrd, "--initrd names a kernel's initrd")
+        content = _content(given.kernel, "--kernel names a plain kernel's file")
+        kernel = PlainKernel(kernel=content, initrd=initrd, command_line=given.command_line or "")
         found |= {"kernel": kernel, "image": None}
     elif given.initrd is not None or given.command_line is not None:
         raise ConfigError("--initrd and --command-line belong to --kernel", hint="an image has its own")
     if given.firmware is not None:
-        found["firmware_code" if apart else "firmware"] = _content(given.firmware)
+        firmware = _content(given.firmware, "--firmware names one firmware file, or its code")
+        found["firmware_code" if apart else "firmware"] = firmware
     if given.variables is not None:
-        found["firmware_variables"] = _content(given.variables)
+        found["firmware_variables"] = _content(given.variables, "--variables names the file of firmware variables")
     if given.disk is not None:
-        found["disk"] = _content(given.disk, whole=False)
+        found["disk"] = _beginning(given.disk, "--disk names the disk's file")
     if given.configuration is not None:
         found["measured_config"] = configuration_digest(given.configuration)
     if given.acpi is not None:
-        found["acpi"] = acpi_file.parse(read_file(given.acpi, limit=acpi_file.MAX_FILE_BYTES)).tables
+        hint = "--acpi names a capture of tables, as chrysalis measure acpi makes it"
+        found["acpi"] = acpi_file.parse(read_file(given.acpi, limit=acpi_file.MAX_FILE_BYTES, hint=hint)).tables
     else:
         found["acpi"] = Tables.of_library().find(shape)
     return Artefacts(**found)
+
+
+def _of_release(directory: Path, shape: Shape) -> dict[str, bytes]:
+    """What is there of a release's files; a directory with none of them is another one than was meant."""
+    files = {**_FILES, **_FIRMWARE.get(shape.platform, {})}
+    there = {name: directory / file for name, file in files.items() if (directory / file).is_file()}
+    if not there:
+        raise ConfigError(
+            f"{directory} has none of a release's files, expected {', '.join(files.values())}", hint=_IMAGE_HINT
+        )
+    return {
+        name: (_beginning if name == "disk" else _content)(path, "a release's file has to be readable")
+        for name, path in there.items()
+    }
 
 
 def configuration_digest(text: str) -> bytes:
@@ -230,10 +255,10 @@ def evidence_of(
     values: dict[str, bytes] = {}
     found: EventLog | None = None
     if path is not None:
-        shown = reported(read_file(path))
+        shown = reported(read_file(path, hint=_BUNDLE_HINT))
         values, found = dict(shown.values), shown.log
     elif registers is not None:
-        values = parse_registers(read_file(registers))
+        values = parse_registers(read_file(registers, hint=_REGISTERS_HINT))
     return values, found if log is None else log_of(log)[0]
 
 
@@ -242,11 +267,11 @@ def log_of(path: Path) -> tuple[EventLog, Reported | None]:
 
     Raises:
         ConfigError: The file cannot be read.
-        EventLogError: It is nothing of these.
+        EventLogError: It is nothing of these, or longer than a log may be: none is cut.
     """
-    data = read_file(path)
+    data = read_file(path, hint=_LOG_HINT)
     try:
-        return parse_tcg2(data[:MAX_LOG]), None
+        return parse_tcg2(data), None
     except EventLogError as error:
         refused = error
     for read in (_of_tdx_log, _of_evidence):
@@ -278,7 +303,7 @@ def comparable(path: Path) -> tuple[Prediction, EventLog | None]:
         ConfigError: The file cannot be read.
         MeasurementError: It is nothing of these.
     """
-    data = read_file(path)
+    data = read_file(path, hint=_COMPARED_HINT)
     if data.lstrip().startswith(b"{"):
         try:
             return prediction_file.parse_prediction(data), None
@@ -307,11 +332,13 @@ def names_of(log: EventLog) -> dict[int, str]:
     return {index: name for name in kinds if (index := register_index(name)) is not None}
 
 
-def _content(path: Path, *, whole: bool = True) -> bytes:
-    if whole:
-        return read_file(path, limit=MAX_ARTEFACT_BYTES)
+def _content(path: Path, hint: str) -> bytes:
+    return read_file(path, limit=MAX_ARTEFACT_BYTES, hint=hint)
+
+
+def _beginning(path: Path, hint: str) -> bytes:
     try:
         with path.open("rb") as handle:
             return handle.read(DISK_BYTES)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", hint="name the disk's file") from None
+        raise ConfigError(f"{path}: {error.strerror}", hint=hint) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,14 @@ from appliance.cli.options import JsonOption
 from appliance.cli.output import Output
 from appliance.errors import ConfigError
 from attestation.policies.model import SignedManifest
-from attestation.report import text_lines, to_value
+from attestation.report import text_lines, to_value, visible
 from attestation.report_html import render
 from measurements import explain_text
+from measurements.errors import ChrysalisError
 from measurements.signature import parse_public_key
 
 if TYPE_CHECKING:
+    from appliance.cli.explaining import Expected
     from measurements.explanation import Explanation
 
 
@@ -65,6 +67,7 @@ def verify(
 ) -> None:
     """Judge evidence; exit 0 only when every check passes."""
     output = Output(as_json=as_json)
+    expected = _expected(shape, release)
     wanted = Wanted(
         target=target,
         policy=policy,
@@ -86,8 +89,9 @@ def verify(
         gateway=gateway,
         anchor=anchor,
     )
-    verdict, facts = asyncio.run(judge(wanted))
-    explanation = _explanation(target, shape, release, output)
+    judged = asyncio.run(judge(wanted))
+    verdict, facts = judged.verdict, judged.facts
+    explanation, unexplained = _explanation(expected, judged.data, output)
     if html is not None:
         _write(html, render(verdict, facts, explanation))
         output.progress(f"wrote {html}")
@@ -95,21 +99,44 @@ def verify(
         output.say(line)
     for line in () if explanation is None else explain_text.lines(explanation):
         output.say(line)
-    told = {} if explanation is None else {"explanation": explain_text.to_value(explanation)}
+    told: dict[str, Any] = {} if explanation is None else {"explanation": explain_text.to_value(explanation)}
+    if unexplained is not None:
+        output.say(f"not explained: {visible(str(unexplained))}")
+        told = {"not_explained": {"error": unexplained.message, "hint": unexplained.hint}}
     output.result({**to_value(verdict, facts), **told, "ok": verdict.accepted})
     raise typer.Exit(0 if verdict.accepted else 1)
 
 
-def _explanation(target: str, shape: str | None, release: Path | None, output: Output) -> Explanation | None:
-    """Why the registers in a bundle's file differ from a prediction, where one was asked for."""
+def _expected(shape: str | None, release: Path | None) -> Expected | None:
+    """What the machine was to be, where it was said; read before anything is judged, so that no verdict is lost."""
     if (shape is None) != (release is None):
         raise ConfigError("--shape and --release belong together", hint="what the machine is, and what it boots")
     if shape is None or release is None:
         return None
-    from appliance.cli.explaining import Search  # noqa: PLC0415 - who only verifies loads no predictor
+    from appliance.cli.explaining import Expected  # noqa: PLC0415 - who only verifies loads no predictor
     from appliance.cli.measuring import Given  # noqa: PLC0415 - as above
 
-    return Search.of(Given(image=release), shape, bundle=Path(target)).run(output)
+    return Expected.of(Given(image=release), shape)
+
+
+def _explanation(
+    expected: Expected | None, data: bytes | None, output: Output
+) -> tuple[Explanation | None, ChrysalisError | None]:
+    """Why the registers that were judged differ from a prediction, where one was asked for; or why that is not known.
+
+    The verdict stands whatever becomes of its explanation: an error is told beside it, not raised.
+    """
+    if expected is None:
+        return None, None
+    if data is None:
+        return None, ConfigError(
+            "the peer shows a certificate alone, which has no event log",
+            hint="collect a bundle: chrysalis attest collect HOST:PORT -o evidence.cbor",
+        )
+    try:
+        return expected.explain(data, output), None
+    except ChrysalisError as error:
+        return None, error
 
 
 def _manifests(files: list[Path], keys: list[str]) -> tuple[SignedManifest, ...]:

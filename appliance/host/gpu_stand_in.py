@@ -4,7 +4,8 @@ In: a socket for each GPU of a machine whose ACPI tables are captured. Out: a PC
 device of the host (``vfio-user-pci``, QEMU 10.1 and later), so that firmware and QEMU treat it as they treat the real
 one: a single function, of the same class in QEMU, with windows of the real sizes. Nothing ever runs on it.
 
-Protocol: vfio-user 0.0 (QEMU ``docs/interop/vfio-user.rst``): messages of a 16-byte header and a body, each answered;
+Protocol: vfio-user 0.0 (QEMU ``docs/interop/vfio-user.rst``): messages of a 16-byte header and a body, each answered
+unless its flags say that no reply is wanted, as those of a posted write do;
 bodies are those of Linux' ``include/uapi/linux/vfio.h``. All integers are little-endian.
 """
 
@@ -15,6 +16,7 @@ import os
 import socket
 import struct
 import threading
+from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
 from appliance.host.errors import LaunchError
@@ -29,25 +31,28 @@ GPU_WINDOWS = {0: 16 * MIB, 2: 128 * GIB, 4: 32 * MIB}
 MAX_MESSAGE = 64 * 1024
 
 _HEADER = struct.Struct("<HHIII")  # number, command, size with header, flags, error
-_REPLY, _ERROR = 0x1, 0x20
+_REPLY, _NO_REPLY, _ERROR = 0x1, 0x10, 0x20
 _INVALID = 22
-_VERSION, _MAP, _UNMAP, _INFO, _REGION, _INTERRUPT, _SET_INTERRUPTS, _READ, _WRITE, _RESET = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    7,
-    8,
-    9,
-    10,
-    13,
-)
 _DEVICE_PCI = 0x2
 _REGIONS, _INTERRUPTS = 9, 5
 _CONFIGURATION = 7
 _CONFIGURATION_BYTES = 4096
 _RANGE = struct.Struct("<QII")
+
+
+class Command(IntEnum):
+    """Messages that are known here, by their numbers."""
+
+    VERSION = 1
+    MAP = 2
+    UNMAP = 3
+    INFO = 4
+    REGION = 5
+    INTERRUPT = 7
+    SET_INTERRUPTS = 8
+    READ = 9
+    WRITE = 10
+    RESET = 13
 
 
 class GpuStandIn:
@@ -89,7 +94,9 @@ class GpuStandIn:
         except OSError:
             return
         with connection, contextlib.suppress(OSError):
-            for number, command, body in messages(connection):
+            for number, command, asked, body in messages(connection):
+                if asked & _NO_REPLY:
+                    continue  # what is written is forgotten: there is nothing to do either
                 answer = reply(command, body)
                 flags = _REPLY if answer is not None else _REPLY | _ERROR
                 content = answer or b""
@@ -98,16 +105,16 @@ class GpuStandIn:
                 connection.sendall(_HEADER.pack(number, command, size, flags, error) + content)
 
 
-def messages(connection: socket.socket) -> Iterator[tuple[int, int, bytes]]:
-    """Messages until the far end closes, or sends what is none: number, command, body."""
+def messages(connection: socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
+    """Messages until the far end closes, or sends what is none: number, command, flags, body."""
     while len(head := _exactly(connection, _HEADER.size)) == _HEADER.size:
-        number, command, size, _, _ = _HEADER.unpack(head)
+        number, command, size, flags, _ = _HEADER.unpack(head)
         if not _HEADER.size <= size <= MAX_MESSAGE:
             return
         body = _exactly(connection, size - _HEADER.size)
         if len(body) != size - _HEADER.size:
             return
-        yield number, command, body
+        yield number, command, flags, body
 
 
 def reply(command: int, body: bytes) -> bytes | None:
@@ -179,16 +186,16 @@ def _write(body: bytes) -> bytes:
 
 
 _ANSWERS: Mapping[int, Callable[[bytes], bytes]] = {
-    1: _version,
-    2: _done,  # memory that it might read: it reads none
-    3: _done,
-    4: _info,
-    5: _region,
-    7: _interrupt,
-    8: _done,
-    9: _read,
-    10: _write,
-    13: _done,  # a reset
+    Command.VERSION: _version,
+    Command.MAP: _done,  # memory that it might read: it reads none
+    Command.UNMAP: _done,
+    Command.INFO: _info,
+    Command.REGION: _region,
+    Command.INTERRUPT: _interrupt,
+    Command.SET_INTERRUPTS: _done,
+    Command.READ: _read,
+    Command.WRITE: _write,
+    Command.RESET: _done,
 }
 
 

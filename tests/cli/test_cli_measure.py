@@ -15,15 +15,26 @@ import staged_tdx as staged
 from measure_support import uki
 from typer.testing import CliRunner
 
+from appliance.cli import judging
+from appliance.cli import verify as verify_module
 from appliance.cli.main import build
+from appliance.errors import ConfigError
+from attestation import remote
+from attestation.report import Facts
 from attestation.tdx_log import TdxLog
+from attestation.verdict import Check, Verdict
 from measurements import acpi_file, tdx
 from measurements.acpi_file import CaptureFacts, table_inputs
-from measurements.errors import ChrysalisError
+from measurements.errors import ChrysalisError, EventLogError
+from measurements.eventlog import MAX_LOG
 from measurements.manifest import canonical
-from measurements.shape import parse_shape
+from measurements.shape import ShapeError, parse_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typer.testing import Result
+
     from appliance.lab.tdx_machine import TdxMachine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,6 +287,183 @@ def test_a_page_has_the_picture(files: Path, tmp_path: Path) -> None:
     without = tmp_path / "without.html"
     CliRunner().invoke(build("verify"), [words[0], words[1], "--html", str(without)])
     assert "<svg" not in without.read_text(), "control"
+
+
+def verified(*words: object) -> Result:
+    """The command in this process; what it raised is left in the result."""
+    return CliRunner().invoke(build("verify"), ["verify", *map(str, words)])
+
+
+def of_release(files: Path) -> list[object]:
+    return ["--shape", files / "direct.toml", "--release", files]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shape", "FILES/direct.toml"], "--shape and --release belong together"),
+        (["--release", "FILES"], "--shape and --release belong together"),
+        (["--shape", "nowhere", "--release", "FILES"], "no shape is called 'nowhere'"),
+        (["--shape", "FILES/tables.acpi", "--release", "FILES"], "tables.acpi"),
+        (["--shape", "FILES/direct.toml", "--release", "FILES/nowhere"], "nowhere: No such file"),
+    ],
+)
+def test_verify_refuses_wrong_options_before_it_judges(
+    files: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    judged: list[str] = []
+
+    async def recorded(wanted: judging.Wanted) -> judging.Judged:
+        judged.append(wanted.target)
+        return await judging.judge(wanted)
+
+    monkeypatch.setattr(verify_module, "judge", recorded)
+    done = verified(files / "large.quote", *(word.replace("FILES", str(files)) for word in words))
+    assert isinstance(done.exception, ChrysalisError)
+    assert message in str(done.exception)
+    assert judged == []
+    verified(files / "large.quote", *of_release(files))
+    assert judged == [str(files / "large.quote")], "control"
+
+
+def test_verify_explains_the_bytes_that_it_judged(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is another one when the verdict is there: the verdict and its explanation are of the same bytes."""
+    file = tmp_path / "evidence.quote"
+
+    async def exchanging(wanted: judging.Wanted) -> judging.Judged:
+        judged = await judging.judge(wanted)
+        file.write_bytes((files / "firmware.quote").read_bytes())
+        return judged
+
+    def differs(done: Result) -> list[str]:
+        return [item["register"] for item in json.loads(done.stdout)["explanation"]["findings"]]
+
+    file.write_bytes((files / "other.quote").read_bytes())
+    expected = differs(verified(file, *of_release(files), "--json"))
+    assert expected != differs(verified(files / "firmware.quote", *of_release(files), "--json")), "control"
+    monkeypatch.setattr(verify_module, "judge", exchanging)
+    assert differs(verified(file, *of_release(files), "--json")) == expected
+
+
+def test_verify_explains_what_a_port_shows(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = (files / "firmware.quote").read_bytes()
+    monkeypatch.setattr(
+        remote,
+        "fetch",
+        lambda _endpoint, nonce: remote.Fetched(shown, nonce, bytes(32), remote.Endpoint("worker", 9443)),
+    )
+    plain = verified("worker:9443")
+    done = verified("worker:9443", *of_release(files))
+    assert plain.exit_code == done.exit_code == 1
+    assert "hardware root of trust" in done.stdout
+    assert "differs in" in done.stdout
+    assert "differs in" not in plain.stdout, "control"
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("data", [None, b"no evidence"])
+def test_a_verdict_stands_without_its_explanation(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | None, accepted: bool
+) -> None:
+    """A certificate alone, and evidence of which nothing can be read: said after the verdict, whose status stays."""
+    check = Check("quote", accepted, "seen", "expected", "a reason", why="why", group="quote")
+    verdict = Verdict(accepted, "none", "tdx", bytes(32), bytes(32), (check,), 0.0, machine=b"m", judged_at=0.0)
+
+    async def found(_wanted: judging.Wanted) -> judging.Judged:
+        return judging.Judged(verdict, Facts(source="worker:9443"), data)
+
+    monkeypatch.setattr(verify_module, "judge", found)
+    page = tmp_path / "verdict.html"
+    done = verified("worker:9443", *of_release(files), "--html", page)
+    assert done.exit_code == (0 if accepted else 1)
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("not explained: ")
+    assert "chrysalis attest collect" in lines[-1]
+    assert "quote" in page.read_text()
+    plain = verified("worker:9443")
+    assert (plain.exit_code, plain.stdout.splitlines()) == (done.exit_code, lines[:-1]), "control"
+    value = json.loads(verified("worker:9443", *of_release(files), "--json").stdout)
+    assert value["ok"] is accepted
+    assert "chrysalis attest collect" in value["not_explained"]["hint"]
+    assert "explanation" not in value
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["predict", "--shape", "FILES/direct.toml", "--image", "FILES/nowhere"], "directory of a built release"),
+        (["predict", "--shape", "FILES/direct.toml", "--firmware", "FILES/nowhere"], "--firmware names"),
+        (["predict", "--shape", "FILES/direct.toml", "--kernel", "FILES/nowhere"], "--kernel names"),
+        (["predict", "--shape", "FILES/direct.toml", "--acpi", "FILES/nowhere"], "chrysalis measure acpi"),
+        (["predict", "--shape", "FILES/direct.toml", "--disk", "FILES/nowhere"], "--disk names"),
+        (["explain", "--shape", "FILES/direct.toml", "FILES/nowhere"], "name a bundle's file"),
+        (["explain", "--shape", "FILES/direct.toml", "--registers", "FILES/nowhere"], "--registers names"),
+        (["explain", "--shape", "FILES/direct.toml", "--try-image", "FILES/nowhere"], "--try-image names"),
+        (["explain", "--shape", "FILES/direct.toml", "--image", "FILES", "FILES/firmware.quote", "--all",
+          "--try-manifest", "FILES/nowhere"], "--try-manifest names"),
+        (["log", "FILES/nowhere"], "name an event log"),
+        (["compare", "FILES/nowhere", "FILES/same.ccel"], "name a prediction"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_there_is_asked_for_as_what_it_is(files: Path, words: list[str], hint: str) -> None:
+    with pytest.raises(ConfigError, match="nowhere: No such file") as found:
+        measure(*(word.replace("FILES", str(files)) for word in words))
+    assert hint in found.value.hint
+    assert "host:port" not in found.value.hint
+
+
+def test_evidence_is_asked_for_in_its_own_words(tmp_path: Path) -> None:
+    """Control of the hints: evidence keeps its own, and what is too long is told by the hint of its use."""
+    long = tmp_path / "long"
+    long.write_bytes(bytes(judging.MAX_FILE_BYTES + 1))
+    assert "host:port" in hint_of(lambda: judging.read_evidence(tmp_path / "nowhere"))
+    assert hint_of(lambda: judging.read_evidence(long)) == "this is no evidence"
+    assert hint_of(lambda: judging.read_file(long, hint="another")) == "another"
+    for path in (long, tmp_path / "nowhere"):
+        assert "evidence" not in hint_of(lambda: judging.read_file(path))  # noqa: B023 - called at once
+        assert hint_of(lambda: judging.read_file(path))  # noqa: B023 - called at once
+
+
+def hint_of(call: Callable[[], object]) -> str:
+    with pytest.raises(ConfigError) as found:
+        call()
+    return found.value.hint
+
+
+def test_a_directory_without_a_releases_files_is_refused(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("another directory")
+    shape = ["--shape", files / "direct.toml", "--acpi", files / "tables.acpi"]
+    with pytest.raises(ConfigError) as found:
+        measure("predict", *shape, "--image", tmp_path)
+    for word in (str(tmp_path), "chrysalis.efi", "chrysalis.raw", "OVMF.fd"):
+        assert word in found.value.message
+    assert "chrysalis image build" in found.value.hint
+    (tmp_path / "OVMF.fd").write_bytes((files / "OVMF.fd").read_bytes())
+    assert "mrtd" in measure("predict", *shape, "--image", tmp_path)[1], "control: one file of a release"
+
+
+@pytest.mark.parametrize("text", ["no toml", 'name = "usual"', "a = " + "[" * 4000])
+def test_a_shape_that_is_none_is_named(files: Path, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(ShapeError) as found:
+        measure("predict", "--shape", file, "--image", files)
+    assert found.value.message.startswith(f"{file}: the shape")
+    assert "docs/shapes.md" in found.value.hint
+    assert (ROOT / "docs" / "shapes.md").read_text().count("[firmware]"), "there is one on that page"
+    file.write_text((files / "direct.toml").read_text())
+    assert measure("predict", "--shape", file, "--image", files)[0] == 0, "control"
+
+
+def test_a_log_with_bytes_behind_its_limit_is_refused(files: Path, tmp_path: Path) -> None:
+    """It would lose them silently; a log of the greatest length, filled up, is read (control)."""
+    file = tmp_path / "log.bin"
+    whole = (files / "same.ccel").read_bytes().ljust(MAX_LOG, b"\0")
+    file.write_bytes(whole)
+    assert told("log", file)[1]["registers"] == told("log", files / "same.ccel")[1]["registers"]
+    file.write_bytes(whole + b"more")
+    with pytest.raises(EventLogError, match=f"log of {MAX_LOG + 4} bytes, at most {MAX_LOG} are read"):
+        measure("log", file)
 
 
 def test_a_changed_image_is_told_from_a_changed_command_line(files: Path, tmp_path: Path) -> None:

@@ -109,6 +109,32 @@ def test_a_message_that_is_cut_off_ends_it(far_end: socket.socket) -> None:
     assert far_end.recv(1) == b""
 
 
+def test_every_message_of_its_list_is_answered_and_no_other() -> None:
+    """The numbers are those of vfio-user 0.0; both lists, of names and of answers, have them."""
+    numbers = {1, 2, 3, 4, 5, 7, 8, 9, 10, 13}
+    assert {command.value for command in gpu_stand_in.Command} == numbers
+    assert set(gpu_stand_in._ANSWERS) == set(gpu_stand_in.Command)
+    assert {number for number in range(64) if gpu_stand_in.reply(number, bytes(64)) is not None} == numbers
+
+
+@pytest.mark.parametrize("flags", [0, 0x10])
+@pytest.mark.parametrize(("command", "body"), [(10, struct.pack("<QII", 4, 7, 2) + b"\xff\xff"), (99, b"")])
+def test_a_message_that_wants_no_reply_gets_none(far_end: socket.socket, command: int, body: bytes, flags: int) -> None:
+    """Not an error either; without the flag the same message is answered (control)."""
+    far_end.sendall(HEADER.pack(1, command, HEADER.size + len(body), flags, 0) + body)
+    far_end.sendall(HEADER.pack(2, 13, HEADER.size, 0, 0))
+    first = HEADER.unpack(far_end.recv(HEADER.size, socket.MSG_WAITALL))
+    assert first[:2] == ((2, 13) if flags else (1, command))
+
+
+def test_messages_are_given_with_their_flags() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(HEADER.pack(1, 10, HEADER.size + 4, 0x10, 0) + b"body" + HEADER.pack(2, 13, HEADER.size, 0, 0))
+        theirs.shutdown(socket.SHUT_WR)
+        assert list(gpu_stand_in.messages(ours)) == [(1, 10, 0x10, b"body"), (2, 13, 0, b"")]
+
+
 @given(st.integers(0, 20), st.binary(max_size=48))
 def test_any_body_is_answered_within_bounds(command: int, body: bytes) -> None:
     answer = gpu_stand_in.reply(command, body)

@@ -255,6 +255,21 @@ def test_how_releases_stand_is_told_in_words(tmp_path: Path) -> None:
     assert news(found, clock.now + GRACE)[six].startswith(f"{six} was replaced by release 7")
 
 
+@pytest.mark.parametrize("names", [("a.json", "b.json"), ("b.json", "a.json")])
+def test_a_release_that_was_issued_again_stands_as_the_one_that_is_taken(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    found = shelf(tmp_path, Clock())
+    write(tmp_path / "manifests" / names[0], manifest(6, since=NOW - 9 * DAY, until=NOW - DAY))
+    found.refresh()
+    (told,) = news(found, NOW).values()
+    assert "expired at" in told, "the control"
+    write(tmp_path / "manifests" / names[1], manifest(6, since=NOW - 9 * DAY, until=NOW + 99 * DAY))
+    found.refresh()
+    (told,) = news(found, NOW).values()
+    assert told.startswith("taken until")
+
+
 # The rule ------------------------------------------------------------------------------------------------------------
 
 
