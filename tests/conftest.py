@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytest_plugins = ["built_image"]
+pytest_plugins = ["built_image", "command_chain"]
 
 # Tests assert behaviour, never time: a busy machine must not turn a slow example into a failure.
 settings.register_profile("chrysalis", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -4,57 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from audit_support import ROOT, Release
+from command_chain import chrysalis
 
 from attestation.policies.reference_images import Configuration, image_hashes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from audit_support import Release
 
 STRANGE = "5c" * 32
 DIGEST = bytes(range(32))
 
 
-def chrysalis(*words: str | Path, status: int = 0) -> dict[str, Any]:
-    command = [sys.executable, "-m", "appliance.cli", *map(str, words), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == status, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A running chain; its directory."""
-    directory = tmp_path_factory.mktemp("lab")
-    command = [sys.executable, "-m", "appliance.cli", "lab", "chain", "-d", str(directory), "--block-time", "0.5"]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        try:
-            while not (directory / "network.json").exists():
-                assert process.poll() is None, (directory / "log").read_text()
-                time.sleep(0.1)
-            yield directory
-        finally:
-            process.terminate()
-            assert process.wait(60) == 0
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("audit_home")
-def test_a_release_against_a_root_contract(release: Release, lab: Path, tmp_path: Path) -> None:
+def test_a_release_against_a_root_contract(release: Release, lab_chain: Path, tmp_path: Path) -> None:
     """Listed and explained; then with one image more that no manifest at hand explains."""
     manifest = release.write(tmp_path / "manifest.json")
     own = sorted(image_hashes(release.manifest, (Configuration("c", DIGEST),)).hashes)
-    key, network = lab / "owner.key", lab / "network.json"
-    chrysalis("lab", "faucet", chrysalis("wallet", "new", key)["address"], "100", "-d", lab)
+    key, network = lab_chain / "owner.key", lab_chain / "network.json"
+    chrysalis("lab", "faucet", chrysalis("wallet", "new", key)["address"], "100", "-d", lab_chain)
     root = chrysalis("registry", "create", "-k", key, "-n", network, "--price", "20", "--worker-fee", "17")["root"]
     at = ["-n", network, "--root", root]
 
