@@ -6,7 +6,6 @@ import hashlib
 import struct
 import uuid
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,10 +19,10 @@ from measurements.shape import Qemu, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from measurements.prediction import Register
 
-DEBIAN = Path("/usr/share/ovmf/OVMF.amdsev.fd")
 CPU = "EPYC-v4"
 SHAPE = Shape(name="s", platform="snp", boot="direct", vcpus=2, memory_mib=4096, cpu=CPU, qemu=Qemu(version="10.1"))
 FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
@@ -233,9 +232,9 @@ def test_two_ways_agree(kernel: snp.Kernel | None, vcpus: int, features: int) ->
     assert found.value == chain(firmware(), vcpus=vcpus, kernel=kernel, features=features)
 
 
-@pytest.mark.skipif(not DEBIAN.exists(), reason="the firmware (package ovmf-amdsev) is not installed")
-def test_two_ways_agree_on_debians_firmware() -> None:
-    content = DEBIAN.read_bytes()
+@pytest.mark.vm
+def test_two_ways_agree_on_debians_firmware(built_image: Path) -> None:
+    content = (built_image / "OVMF.amdsev.fd").read_bytes()
     for kernel in (None, snp.Kernel(b"an image")):
         found = snp.launch_digest(content, vcpus=3, cpu=CPU, kernel=kernel)
         assert found.value == chain(content, vcpus=3, kernel=kernel)
