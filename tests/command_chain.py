@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
+START_S = 120.0
+"""Longer than the slowest machine takes: it only ends a chain that hangs."""
 
 
 def chrysalis(*words: str | Path, status: int = 0) -> dict[str, Any]:
@@ -34,11 +36,18 @@ def lab_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     command = [sys.executable, "-m", "appliance.cli", "lab", "chain", "-d", str(directory), "--block-time", "0.5"]
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
         try:
             while not (directory / "network.json").exists():
                 assert process.poll() is None, (directory / "log").read_text()
+                assert time.monotonic() < deadline, "the chain did not start"
                 time.sleep(0.1)
             yield directory
         finally:
             process.terminate()
-            assert process.wait(60) == 0
+            try:
+                assert process.wait(60) == 0
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise

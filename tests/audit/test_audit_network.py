@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,4 +53,4 @@ def test_a_network_that_does_not_answer_is_no_difference(release: Release, tmp_p
     words = ["audit", release.source, "--manifest", release.write(tmp_path / "manifest.json"), "--offline"]
     told = chrysalis(*words, "--built", release.published, "-n", network, "--work", tmp_path / "work", status=2)
     assert told["verdict"].startswith("could not be checked: the registry cannot be read: ")
-    assert os.sep not in told["verdict"].partition("read: ")[2][:10]
+    assert str(tmp_path) not in told["verdict"], "it is the server that does not answer, not a file"

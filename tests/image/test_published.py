@@ -44,8 +44,10 @@ def test_what_is_published_here_holds() -> None:
     folder = SOURCE / REFERENCE
     profiles = [place.name for place in folder.iterdir() if place.is_dir() and place.name != KEYS]
     keys = release_keys(SOURCE)
+    assert "engine-cpu" in profiles
     for profile in profiles:
         found = published(SOURCE, profile)
+        assert found
         assert {item.directory for item in found} == set((folder / profile).iterdir())
         for item in found:
             assert open_release(item.directory, keys).manifest == item.manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import struct
-from typing import TYPE_CHECKING
+from pathlib import Path
 from uuid import UUID
 
 import ovmf_support as ovmf
@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attestation.evidence import parse_bundle
+from attestation.tpm.evidence import parse_evidence
 from measurements import firmware_volume, tpm_firmware
 from measurements.errors import ArtefactError
+from measurements.eventlog import parse_tcg2
 from measurements.firmware_volume import MAX_UNPACKED, parse_volume, unpack
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+BUNDLE = Path(__file__).resolve().parents[1] / "tpm/data/guest.bundle"
 PLACE = 2 * ovmf.TEXT_OFFSET + 16
 """Where the writer's PEI core writes to itself, in bytes from the image's start."""
 
@@ -187,8 +188,8 @@ def test_debians_build_measures_what_its_log_shows(built_image: Path) -> None:
         tpm_firmware.pei_in_memory(found.pei, "q35"),
         found.dxe.content,
     )
-    assert [hashlib.sha256(content).hexdigest()[:16] for content in measured] == [
-        "8a0c71d44cbfa220",
-        "a386f05738e11e7b",
-        "450136d3f01290a8",
-    ]
+    logs = parse_evidence(parse_bundle(BUNDLE.read_bytes()).quote).logs
+    assert logs is not None
+    events = parse_tcg2(logs.firmware).events
+    logged = [event.digests["sha256"] for event in events if event.extended and event.register == 0]
+    assert [hashlib.sha256(content).digest() for content in measured] == logged[:3]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from releases_support import DAY, PUBLIC, STRANGER, manifest, write
+from releases_support import DAY, PUBLIC, STRANGER, write
+from releases_support import manifest as dated
 from typer.testing import CliRunner
 
 from appliance.cli.registry import app
@@ -32,6 +34,12 @@ key_block = {{ seqno = 0, root_hash = "{"22" * 32}", file_hash = "{"33" * 32}" }
 policy = "tdx"
 """
 MODEL = "Org/Model@main:" + "44" * 32
+
+
+def manifest(release: int, **changes: Any) -> Manifest:
+    """A release that is current now: the command looks at the real clock."""
+    now = int(time.time())
+    return dated(release, since=now - 30 * DAY, until=now + 300 * DAY, **changes)
 
 
 @pytest.fixture
@@ -128,7 +136,7 @@ def test_what_is_not_signed_never_reaches_the_chain(tmp_path: Path, measured: Pa
             says = "trusted keys"
         case "unsigned":
             path.with_name("manifest.json.sig").unlink()
-            says = "No such file"
+            says = "manifest.json.sig: No such file"
         case "altered":
             path.write_bytes(path.read_bytes().replace(b'"release":7', b'"release":8'))
             says = "does not cover these bytes"
@@ -144,6 +152,7 @@ def test_what_is_not_signed_never_reaches_the_chain(tmp_path: Path, measured: Pa
     done = CliRunner().invoke(app, [*words, *signed, *more, "--json"])
     assert isinstance(done.exception, ChrysalisError), done.output
     assert says in str(done.exception)
+    assert "absent.json" not in str(done.exception)
     # Control: signed as it has to be, the next thing that is wrong is the chain.
     write(path, manifest(7))
     good = CliRunner().invoke(app, [*words, "--signed-by", PUBLIC.hex(), "--json"])

@@ -1,7 +1,8 @@
 """The booted image measures exactly what was predicted from files: every register, on machines of four shapes.
 
-The evidence is judged by the production verifier as well: the registers that are compared are those that the TPM
-signed, for the nonce that this test made, and the log that the machine shows leads to them.
+The production verifier judges the evidence of those that were given a configuration as well: the registers that are
+compared are those that the TPM signed, for the nonce that this test made, and the log leads to them. One machine was
+given a configuration that it has to refuse; its registers are those of its quote.
 """
 
 from __future__ import annotations
